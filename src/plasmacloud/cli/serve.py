@@ -1,0 +1,147 @@
+"""``plasma chainfire serve``: run one ChainFire member in the foreground."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from plasmacloud.base.errors import ConfigError
+from plasmacloud.base.units import parse_duration
+
+_EPILOG = """\b
+Examples:
+  A single node, data in ./n1:
+    plasma chainfire serve --name n1 --data-dir n1
+\b
+  One of three (run the same with n2 and n3 on the other machines):
+    plasma chainfire serve --name n1 --data-dir /var/lib/chainfire \\
+      --listen-client 10.0.0.1:2379 --listen-peer 10.0.0.1:2380 \\
+      --initial-cluster n1=10.0.0.1:2380,n2=10.0.0.2:2380,n3=10.0.0.3:2380
+\b
+  The same from a file; each key is a flag without its dashes:
+    plasma chainfire serve --config node.toml
+\b
+SIGTERM or Ctrl-C hands leadership over, finishes the requests under way and exits with 0.
+Exit status 6: the configuration or the data directory was refused. 7: the disk failed or its data is damaged.
+"""
+
+
+class _Duration(click.ParamType):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(str(value))
+        except ConfigError as error:
+            self.fail(f"{error} ({error.hint})", param, ctx)
+
+
+def _load_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
+    """Make the keys of the TOML file the defaults of the flags; flags and environment variables go before them."""
+    if path is None:
+        return
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    known = {param.name for param in ctx.command.params if param.name not in ("config", "help")}
+    defaults = {key.replace("-", "_"): value for key, value in values.items()}
+    unknown = sorted(set(defaults) - known)
+    if unknown:
+        raise ConfigError(
+            f"{path} has unknown keys: {', '.join(unknown)}",
+            hint=f"known are {', '.join(sorted(name.replace('_', '-') for name in known if name))}",
+        )
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+@click.command(epilog=_EPILOG, context_settings={"auto_envvar_prefix": "PLASMA_CHAINFIRE"})
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=_load_config,
+    help="TOML file whose keys are the flags below.",
+)
+@click.option("--name", required=True, help="Name of this member, as in --initial-cluster.")
+@click.option(
+    "--data-dir",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the log and the state live. Made when missing; never shared between members.",
+)
+@click.option("--listen-client", default="127.0.0.1:2379", show_default=True, help="Address for clients (etcd v3 API).")
+@click.option("--listen-peer", default="127.0.0.1:2380", show_default=True, help="Address for the other members.")
+@click.option(
+    "--initial-cluster",
+    default="",
+    help="All founding members: n1=host:port,n2=host:port,… with their peer addresses. Without it: this member alone.",
+)
+@click.option(
+    "--cluster-token", default="plasmacloud", show_default=True, help="Keeps clusters with equal addresses apart."
+)
+@click.option(
+    "--advertise-client",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Address under which clients reach this member, if it is not --listen-client. May be repeated.",
+)
+@click.option(
+    "--election-timeout",
+    type=_Duration(),
+    default="300ms",
+    show_default=True,
+    help="A leader silent for this long (up to twice this long) is replaced.",
+)
+@click.option(
+    "--heartbeat-interval",
+    type=_Duration(),
+    default="50ms",
+    show_default=True,
+    help="Time between a leader's heartbeats.",
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def serve(
+    *,
+    name: str,
+    data_dir: Path,
+    listen_client: str,
+    listen_peer: str,
+    initial_cluster: str,
+    cluster_token: str,
+    advertise_client: tuple[str, ...],
+    election_timeout: float,
+    heartbeat_interval: float,
+    log_level: str,
+    log_format: str,
+) -> None:
+    """Run one ChainFire member: a replica of a key-value store that speaks the etcd v3 API.
+
+    The log goes to stderr. The member serves as soon as a majority of the cluster runs.
+    """
+    from plasmacloud.base.logging import configure_logging
+    from plasmacloud.chainfire.config import make_config
+    from plasmacloud.chainfire.server import run
+
+    configure_logging(log_level, log_format)
+    config = make_config(
+        name=name,
+        data_dir=data_dir,
+        listen_client=listen_client,
+        listen_peer=listen_peer,
+        initial_cluster=initial_cluster,
+        cluster_token=cluster_token,
+        advertise_client=advertise_client,
+        election_timeout_s=election_timeout,
+        heartbeat_interval_s=heartbeat_interval,
+    )
+    run(config)

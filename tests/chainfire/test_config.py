@@ -1,0 +1,165 @@
+"""Settings, identities and the data directory: what is refused, and how it is said."""
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from plasmacloud.base.address import parse_address
+from plasmacloud.base.errors import ConfigError, ExitCode, StorageError
+from plasmacloud.chainfire.config import ServerConfig, make_config
+from plasmacloud.chainfire.datadir import DataDir, open_data_dir
+from plasmacloud.chainfire.members import found_cluster
+
+THREE = "n1=127.0.0.1:2380,n2=127.0.0.1:2480,n3=127.0.0.1:2580"
+
+
+def config(**changes: object) -> ServerConfig:
+    settings: dict[str, object] = {
+        "name": "n1",
+        "data_dir": Path("unused"),
+        "listen_client": "127.0.0.1:2379",
+        "listen_peer": "127.0.0.1:2380",
+        "initial_cluster": THREE,
+    }
+    return make_config(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def test_founders_agree_on_the_ids_whatever_the_order_of_the_list() -> None:
+    shuffled = ",".join(reversed(THREE.split(",")))
+    assert found_cluster(THREE, "t") == found_cluster(shuffled, "t")
+
+
+def test_another_token_is_another_cluster() -> None:
+    one, other = found_cluster(THREE, "t"), found_cluster(THREE, "u")
+    assert one.cluster_id != other.cluster_id
+    assert {m.id for m in one.members}.isdisjoint(m.id for m in other.members)
+
+
+@pytest.mark.parametrize(
+    ("initial", "complaint"),
+    [
+        ("n1", "name=host:port"),
+        ("n1=127.0.0.1", "not of the form host:port"),
+        ("n1=127.0.0.1:2380,n1=127.0.0.1:2381", "names 'n1' twice"),
+        ("n1=127.0.0.1:2380,n2=127.0.0.1:2380", "same peer address"),
+        (",", "empty"),
+        ("n1=127.0.0.1:99999", "impossible port"),
+    ],
+)
+def test_a_wrong_initial_cluster_is_explained(initial: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        found_cluster(initial, "t")
+
+
+def test_a_name_outside_the_cluster_is_answered_with_the_names_inside() -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(name="n9")
+    assert "n1, n2, n3" in str(caught.value.hint)
+    assert caught.value.exit_code == ExitCode.CONFIG
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"listen_peer": "127.0.0.1:2379"}, "are both"),
+        ({"election_timeout_s": 0.01}, "out of range"),
+        ({"heartbeat_interval_s": 0.2}, "does not fit"),
+        ({"listen_client": "localhost"}, "--listen-client"),
+        ({"advertise_client": ("nonsense",)}, "--advertise-client"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(changes: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        config(**changes)
+
+
+def test_without_an_initial_cluster_the_member_is_alone() -> None:
+    assert [m.name for m in config(initial_cluster="").cluster.members] == ["n1"]
+
+
+def test_heartbeats_and_elections_are_whole_numbers_of_ticks() -> None:
+    made = config(election_timeout_s=0.3, heartbeat_interval_s=0.05)
+    assert (made.tick_s, made.election_ticks, made.heartbeat_ticks) == (pytest.approx(0.01), 30, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [("10.0.0.1:80", "10.0.0.1:80"), ("http://host:1/", "host:1"), ("[::1]:2379", "[::1]:2379")],
+)
+def test_addresses_are_read_as_people_write_them(text: str, printed: str) -> None:
+    assert str(parse_address(text)) == printed
+
+
+@pytest.mark.parametrize("text", ["", "host", ":80", "::1:80", "host:", "host:0", "host:1e3", "host:²", "http://h/x:1"])
+def test_other_addresses_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_address(text)
+
+
+def open_it(path: Path, now_ns: int = 1, member_id: int = 7, cluster_id: int = 9) -> DataDir:
+    return open_data_dir(path, name="n1", cluster_id=cluster_id, member_id=member_id, now_ns=now_ns)
+
+
+def test_every_start_is_a_new_incarnation_even_when_the_clock_goes_back(tmp_path: Path) -> None:
+    first = open_it(tmp_path / "d", now_ns=1000)
+    second = open_it(tmp_path / "d", now_ns=5)
+    assert second.incarnation > first.incarnation
+
+
+def test_a_restored_old_directory_still_gets_a_new_incarnation(tmp_path: Path) -> None:
+    open_it(tmp_path / "d", now_ns=1000)
+    old = (tmp_path / "d" / "member.json").read_bytes()
+    newer = open_it(tmp_path / "d", now_ns=2000)
+    (tmp_path / "d" / "member.json").write_bytes(old)
+    assert open_it(tmp_path / "d", now_ns=3000).incarnation > newer.incarnation
+
+
+@pytest.mark.parametrize("other", [{"member_id": 8}, {"cluster_id": 8}])
+def test_the_directory_of_another_member_or_cluster_is_refused_untouched(tmp_path: Path, other: dict[str, int]) -> None:
+    open_it(tmp_path / "d")
+    before = (tmp_path / "d" / "member.json").read_bytes()
+    with pytest.raises(ConfigError, match="belongs to member n1"):
+        open_it(tmp_path / "d", **other)
+    assert (tmp_path / "d" / "member.json").read_bytes() == before
+
+
+def test_a_directory_of_something_else_is_refused_untouched(tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("dear")
+    with pytest.raises(ConfigError, match="not a ChainFire data directory"):
+        open_it(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_a_crash_before_the_first_rename_does_not_lock_the_directory(tmp_path: Path) -> None:
+    (tmp_path / "member.tmp").write_text("{")
+    assert open_it(tmp_path).incarnation == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\x00\x01", b'{"format": "x"}'])
+def test_a_damaged_identity_is_refused_with_advice(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "member.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"member\.json cannot be read"):
+        open_it(tmp_path)
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    open_it(tmp_path)
+    identity = msgspec.json.decode((tmp_path / "member.json").read_bytes())
+    (tmp_path / "member.json").write_bytes(msgspec.json.encode({**identity, "format": 99}))
+    with pytest.raises(ConfigError, match="data format 99"):
+        open_it(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_place_is_a_storage_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match="Permission denied"):
+        open_it(tmp_path / "d")
+
+
+def test_a_path_below_a_file_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="Not a directory"):
+        open_it(tmp_path / "file" / "d")
