@@ -1,0 +1,493 @@
+"""The transport between the members of one cluster: frames over TCP, and a prompt word when a member is gone.
+
+Each member dials every other one and sends on the connection it dialled; it receives on the connections that others
+dialled. A process that dies closes its sockets, so a closed connection is the earliest sign of a dead member:
+`on_lost` reports it in the same loop iteration, once per loss, whichever of the two directions broke first.
+
+Plain connection failures are retried within milliseconds, because the time to rejoin counts; refusals (another
+cluster, another protocol, a removed member) are retried slowly and logged once, because only an operator can end them.
+"""
+
+import asyncio
+import errno
+import os
+import random
+import secrets
+import socket
+import ssl
+from collections.abc import Callable
+
+import msgspec
+
+from plasmacloud.base.errors import ConfigError
+from plasmacloud.base.logging import get_logger
+from plasmacloud.rpc.peer_link import IncomingLink, OutgoingLink, PeerLink, format_address
+from plasmacloud.rpc.peer_wire import MAX_DATA_BYTES, Hello, Identity, PeerProtocolError, Refusal, Welcome
+
+_CLOSE_GRACE_S = 0.5
+_MAX_REMEMBERED_REASONS = 256
+_STEADY_S = 1.0  # a connection that lasted this long ends the growth of the retry delay
+
+log = get_logger("peer")
+
+
+class PeerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Times in seconds, sizes in bytes. The defaults suit one site."""
+
+    keepalive_s: float = 0.25
+    dead_after_s: float = 2.0
+    connect_timeout_s: float = 0.5
+    handshake_timeout_s: float = 2.0
+    retry_min_s: float = 0.01
+    retry_max_s: float = 0.25
+    refused_retry_min_s: float = 1.0
+    refused_retry_max_s: float = 5.0
+    send_buffer_bytes: int = 32 * 1024 * 1024
+    max_frame_bytes: int = MAX_DATA_BYTES
+    max_unauthenticated: int = 64  # connections without a finished handshake; the oldest gives way
+
+
+class PeerState(msgspec.Struct, frozen=True, kw_only=True):
+    """One peer as the transport sees it."""
+
+    member_id: int
+    address: str
+    connected: bool  # our connection to it stands: `send` works
+    incoming: bool  # its connection to us stands
+    version: int | None = None
+    last_error: str | None = None
+    rtt_s: float | None = None
+    buffered_bytes: int = 0
+    frames_sent: int = 0  # on the current connection
+    writes: int = 0  # on the current connection
+
+
+class _Peer:
+    """A member we dial."""
+
+    def __init__(self, member_id: int, host: str, port: int) -> None:
+        self.member_id = member_id
+        self.host = host
+        self.port = port
+        self.link: OutgoingLink | None = None  # open only
+        self.dialling: OutgoingLink | None = None  # open or on its way
+        self.task: asyncio.Task[None] | None = None
+        self.last_error: str | None = None
+        self.wake = asyncio.Event()
+
+    @property
+    def address(self) -> str:
+        return format_address((self.host, self.port))
+
+
+class _OncePerReason:
+    """Answers whether something is new, with a bounded memory."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[object, ...], None] = {}
+
+    def is_new(self, *reason: object) -> bool:
+        if reason in self._seen:
+            return False
+        if len(self._seen) >= _MAX_REMEMBERED_REASONS:
+            del self._seen[next(iter(self._seen))]
+        self._seen[reason] = None
+        return True
+
+    def forget_member(self, member_id: int) -> None:
+        for reason in [r for r in self._seen if r[0] == member_id]:
+            del self._seen[reason]
+
+
+class PeerTransport:
+    """Frames to and from the other members. Belongs to one event loop; every callback is called on it.
+
+    ``on_frame(member, frame)``, then ``on_batch_end()`` behind the last frame of one read. ``on_connected(member)``:
+    from now on `send` to it works. ``on_lost(member)``: a connection with it, in either direction, ended without our
+    doing (closed, reset, silent for ``dead_after_s``, or answered by a newer process). Frames sent before may not
+    have arrived. The loss of the second direction is the same loss and not reported again. A `PlasmaError` raised by
+    ``on_frame`` ends that connection.
+    """
+
+    def __init__(
+        self,
+        *,
+        cluster_id: int,
+        member_id: int,
+        on_frame: Callable[[int, bytes], None],
+        on_batch_end: Callable[[], None],
+        on_lost: Callable[[int], None],
+        on_connected: Callable[[int], None],
+        version: int = 1,
+        version_min: int = 1,
+        name: str = "",
+        incarnation: int | None = None,
+        options: PeerOptions | None = None,
+        server_tls: ssl.SSLContext | None = None,
+        client_tls: ssl.SSLContext | None = None,
+    ) -> None:
+        assert member_id > 0
+        assert 0 < version_min <= version
+        self._identity = Identity(
+            cluster_id=cluster_id,
+            member_id=member_id,
+            incarnation=secrets.randbits(64) if incarnation is None else incarnation,
+            version_min=version_min,
+            version_max=version,
+            name=name,
+        )
+        self.options = options or PeerOptions()
+        self.on_frame = on_frame
+        self.on_batch_end = on_batch_end
+        self._on_lost = on_lost
+        self._on_connected = on_connected
+        self._server_tls = server_tls
+        self._client_tls = client_tls
+        self._peers: dict[int, _Peer] = {}
+        self._incoming: dict[int, IncomingLink] = {}
+        self._links: dict[PeerLink, None] = {}  # every connection that exists, oldest first
+        self._removed: set[int] = set()
+        self._logged = _OncePerReason()
+        self._random = random.Random()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: asyncio.Server | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._ticked_at = 0.0
+        self._dials: set[asyncio.Task[None]] = set()
+        self._all_closed: asyncio.Event | None = None
+
+    # Life
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Listen, and dial the peers known so far. Returns the address in use (port 0: one is chosen).
+
+        Raises `ConfigError` when the address cannot be used.
+        """
+        assert self._loop is None, "a transport starts once"
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                lambda: IncomingLink(self, loop, self.options.max_frame_bytes),
+                host,
+                port,
+                reuse_address=True,
+                backlog=128,
+                ssl=self._server_tls,
+            )
+        except OSError as error:
+            raise _listen_refused(format_address((host, port)), error) from error
+        self._loop = loop
+        self._ticked_at = loop.time()
+        self._ticker = loop.call_later(self.options.keepalive_s, self._tick)
+        for peer in self._peers.values():
+            self._start_dialling(peer)
+        name = self._server.sockets[0].getsockname()
+        return str(name[0]), int(name[1])
+
+    async def close(self) -> None:
+        """Stop listening and dialling, let queued frames leave for a moment, close everything. No callback comes."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        server.close()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        dials = list(self._dials)
+        for task in dials:
+            task.cancel()
+        self._all_closed = asyncio.Event()
+        for link in list(self._links):
+            link.finish()
+        await asyncio.gather(*dials, return_exceptions=True)
+        await self._wait_all_closed(_CLOSE_GRACE_S)
+        for link in list(self._links):
+            link.give_up()
+        await self._wait_all_closed(_CLOSE_GRACE_S)
+        await server.wait_closed()
+
+    async def _wait_all_closed(self, timeout_s: float) -> None:
+        assert self._all_closed is not None
+        if self._links:
+            self._all_closed.clear()
+            try:
+                await asyncio.wait_for(self._all_closed.wait(), timeout_s)
+            except TimeoutError:
+                pass
+
+    @property
+    def _running(self) -> bool:
+        return self._server is not None
+
+    # Peers
+
+    def set_peer(self, member_id: int, host: str, port: int) -> None:
+        """Add a peer, or change its address. A changed address ends the present connection without a report."""
+        assert member_id not in (0, self._identity.member_id), "a member does not dial itself"
+        assert 0 < port < 65536
+        self._removed.discard(member_id)
+        old = self._peers.get(member_id)
+        if old is not None and (old.host, old.port) == (host, port):
+            return
+        if old is not None:
+            self._stop_dialling(old)
+        peer = self._peers[member_id] = _Peer(member_id, host, port)
+        if self._running:
+            self._start_dialling(peer)
+
+    def remove_peer(self, member_id: int) -> None:
+        """Forget a member: end its connections without a report, refuse its calls until `set_peer` names it again."""
+        self._removed.add(member_id)
+        peer = self._peers.pop(member_id, None)
+        if peer is not None:
+            self._stop_dialling(peer)
+        incoming = self._incoming.pop(member_id, None)
+        if incoming is not None:
+            incoming.give_up()
+
+    def peers(self) -> list[PeerState]:
+        """The peers that were set, by member id."""
+        return [self._state(self._peers[member_id]) for member_id in sorted(self._peers)]
+
+    def _state(self, peer: _Peer) -> PeerState:
+        link = peer.link
+        return PeerState(
+            member_id=peer.member_id,
+            address=peer.address,
+            connected=link is not None,
+            incoming=peer.member_id in self._incoming,
+            version=link.version if link else None,
+            last_error=peer.last_error,
+            rtt_s=link.rtt_s if link else None,
+            buffered_bytes=link.buffered_bytes() if link else 0,
+            frames_sent=link.frames_sent if link else 0,
+            writes=link.writes if link else 0,
+        )
+
+    # Sending
+
+    def send(self, member_id: int, frame: bytes) -> bool:
+        """Queue a frame; the frames of one loop iteration leave in one write.
+
+        False, and the frame is dropped, when there is no connection or its buffer is full. Raises
+        `PeerProtocolError` for a frame above ``max_frame_bytes``, which no receiver would take.
+        """
+        peer = self._peers.get(member_id)
+        if peer is None or peer.link is None:
+            return False
+        if len(frame) > self.options.max_frame_bytes:
+            raise PeerProtocolError(f"a frame of {len(frame)} bytes is above {self.options.max_frame_bytes}")
+        return peer.link.send(frame)
+
+    def flush(self) -> None:
+        """Write out now what is queued, instead of in the next loop iteration."""
+        for peer in self._peers.values():
+            if peer.link is not None:
+                peer.link.flush()
+
+    # Dialling
+
+    def _start_dialling(self, peer: _Peer) -> None:
+        assert self._loop is not None
+        peer.task = self._loop.create_task(self._dial_forever(peer), name=f"dial-{peer.member_id:x}")
+        self._dials.add(peer.task)
+        peer.task.add_done_callback(self._dial_ended)
+
+    def _dial_ended(self, task: asyncio.Task[None]) -> None:
+        self._dials.discard(task)
+        if not task.cancelled():
+            task.result()  # a dial never returns: an error nobody foresaw goes to the loop's exception handler
+
+    def _stop_dialling(self, peer: _Peer) -> None:
+        peer.link = None
+        if peer.dialling is not None:
+            peer.dialling.give_up()
+        if peer.task is not None:
+            peer.task.cancel()
+
+    async def _dial_forever(self, peer: _Peer) -> None:
+        options = self.options
+        delay_s = 0.0
+        refused_before = False
+        while True:
+            link = await self._dial(peer)
+            refused = link.refusal is not None
+            steady = link.open and link.last_received - link.made_at >= _STEADY_S
+            low, high = (
+                (options.refused_retry_min_s, options.refused_retry_max_s)
+                if refused
+                else (options.retry_min_s, options.retry_max_s)
+            )
+            delay_s = low if steady or refused != refused_before else min(high, max(low, delay_s * 1.6))
+            refused_before = refused
+            try:
+                await asyncio.wait_for(peer.wake.wait(), delay_s * self._random.uniform(0.75, 1.0))
+            except TimeoutError:
+                pass
+            peer.wake.clear()
+
+    async def _dial(self, peer: _Peer) -> OutgoingLink:
+        """One connection, from dialling to its end."""
+        assert self._loop is not None
+        link = OutgoingLink(self, self._loop, self._identity, peer.member_id, self.options.send_buffer_bytes)
+        peer.dialling = link
+        try:
+            async with asyncio.timeout(self.options.connect_timeout_s):
+                await self._loop.create_connection(lambda: link, peer.host, peer.port, ssl=self._client_tls)
+            async with asyncio.timeout(self.options.handshake_timeout_s):
+                await link.decided
+            if link.open:
+                await link.ended
+            elif link.refusal is not None:
+                self._note_error(peer, f"refused: {link.refusal.reason}", refusal=True)
+        except TimeoutError:
+            self._note_error(peer, "no greeting in time" if link.remote != "?" else "no connection in time")
+        except (OSError, UnicodeError) as error:  # the latter: a host name that cannot be one
+            self._note_error(peer, _describe(error))
+        finally:
+            if not link.over:
+                link.give_up()
+        return link
+
+    def _note_error(self, peer: _Peer, text: str, *, refusal: bool = False) -> None:
+        peer.last_error = text
+        if self._logged.is_new(peer.member_id, "dial", text):
+            write = log.warning if refusal else log.info
+            write("cannot connect to peer", member=f"{peer.member_id:016x}", address=peer.address, reason=text)
+
+    # What the links report
+
+    def link_made(self, link: PeerLink) -> None:
+        if not self._running:
+            link.give_up()
+        self._links[link] = None
+        waiting = [x for x in self._links if isinstance(x, IncomingLink) and not x.open and not x.over]
+        if len(waiting) > self.options.max_unauthenticated:
+            waiting[0].give_up()
+
+    def link_greeted(self, link: IncomingLink, hello: Hello) -> Welcome | Refusal:
+        verdict = self._identity.judge_hello(hello, sender_removed=hello.member_id in self._removed)
+        if isinstance(verdict, Refusal) and self._logged.is_new(hello.member_id, "refused", verdict):
+            caller = f"{hello.member_id:016x}"
+            log.warning("refused a peer", member=caller, name=hello.name, address=link.remote, reason=verdict.reason)
+        return verdict
+
+    def link_open(self, link: PeerLink) -> None:
+        member_id = link.member_id
+        self._logged.forget_member(member_id)
+        peer = self._peers.get(member_id)
+        self._end_older_links(link, peer)
+        if self._peers.get(member_id) is not peer or member_id in self._removed:  # by a callback of the line above
+            link.give_up()
+            return
+        log.info(
+            "peer connected",
+            member=f"{member_id:016x}",
+            address=link.remote,
+            direction="out" if isinstance(link, OutgoingLink) else "in",
+        )
+        if isinstance(link, OutgoingLink):
+            assert peer is not None, "a removed peer is not dialled"
+            peer.link = link
+            peer.last_error = None
+            self._on_connected(member_id)
+        elif isinstance(link, IncomingLink):
+            self._incoming[member_id] = link
+            if peer is not None and peer.link is None:
+                peer.wake.set()  # it lives: no reason to wait before dialling it
+
+    def _end_older_links(self, link: PeerLink, peer: _Peer | None) -> None:
+        """The newest incoming connection counts; and a newer process means that the older one is gone."""
+        old_in = self._incoming.get(link.member_id)
+        old_out = peer.link if peer is not None else None
+        for old in (old_in, old_out):
+            if old is None:
+                continue
+            if old.incarnation != link.incarnation:
+                old.lose("the member was restarted")
+            elif isinstance(link, IncomingLink) and old is old_in:
+                old.give_up()
+
+    def link_lost(self, link: PeerLink, reason: str) -> None:
+        if not link.open:
+            self._note_failed_greeting(link, reason)
+            return
+        member_id = link.member_id
+        peer = self._peers.get(member_id)
+        if peer is not None and peer.link is link:
+            peer.link = None
+            peer.last_error = reason
+        if self._incoming.get(member_id) is link:
+            del self._incoming[member_id]
+        log.info(
+            "peer connection lost",
+            member=f"{member_id:016x}",
+            direction="out" if isinstance(link, OutgoingLink) else "in",
+            reason=reason,
+        )
+        if link.covered_since is not None:
+            return
+        assert self._loop is not None
+        for other in (self._incoming.get(member_id), peer.link if peer is not None else None):
+            if other is not None:
+                other.covered_since = self._loop.time()
+        self._on_lost(member_id)
+
+    def _note_failed_greeting(self, link: PeerLink, reason: str) -> None:
+        if isinstance(link, OutgoingLink):
+            peer = self._peers.get(link.member_id)
+            if peer is not None:
+                self._note_error(peer, reason)
+        elif self._logged.is_new("stranger", link.remote.rpartition(":")[0], reason):
+            log.warning("closed a connection that is no peer's", address=link.remote, reason=reason)
+
+    def link_closed(self, link: PeerLink) -> None:
+        self._links.pop(link, None)
+        if not self._links and self._all_closed is not None:
+            self._all_closed.set()
+
+    # Keepalive
+
+    def _tick(self) -> None:
+        assert self._loop is not None
+        now = self._loop.time()
+        interval_s = self.options.keepalive_s
+        self._ticker = self._loop.call_later(interval_s, self._tick)
+        # A process that was frozen itself finds every peer silent, and their bytes still waiting to be read.
+        we_were_stopped = now - self._ticked_at > 2 * interval_s + 0.1
+        self._ticked_at = now
+        for link in list(self._links):
+            if link.over:
+                continue
+            if we_were_stopped:
+                link.last_received = now
+            if not link.open:
+                if isinstance(link, IncomingLink) and now - link.made_at > self.options.handshake_timeout_s:
+                    link.lose("no greeting in time")
+                continue
+            if now - link.last_received > self.options.dead_after_s:
+                link.lose(f"silent for {now - link.last_received:.1f} s")
+                continue
+            if link.covered_since is not None and link.last_received > link.covered_since + interval_s:
+                link.covered_since = None  # it outlived the loss of its sibling; its own end will be news
+            if isinstance(link, OutgoingLink):
+                link.ping()
+            elif isinstance(link, IncomingLink):
+                link.show_life()
+
+
+def _describe(error: OSError | UnicodeError) -> str:
+    if isinstance(error, OSError) and not isinstance(error, (ssl.SSLError, socket.gaierror)) and error.errno:
+        return os.strerror(error.errno)  # the same words whatever the event loop
+    return str(error)
+
+
+def _listen_refused(address: str, error: OSError) -> ConfigError:
+    if error.errno == errno.EADDRINUSE:
+        hint = "another process (an earlier instance of this member?) listens there; stop it or change --listen-peer"
+        return ConfigError(f"peer address {address} is in use", hint=hint)
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return ConfigError(
+            f"peer address {address} does not belong to this machine",
+            hint="--listen-peer takes an address of this host, or 0.0.0.0 or [::] for all of them",
+        )
+    return ConfigError(f"cannot listen on peer address {address}: {_describe(error)}")

@@ -1,0 +1,335 @@
+"""The protocol between cluster members, as bytes and decisions: no socket, no clock.
+
+A member that wants to send opens a TCP connection, writes eight magic bytes and a HELLO; the other side answers
+WELCOME or REFUSAL and, after a WELCOME, only listens and answers pings. Everything is a frame (little endian)::
+
+    u32 size     length of the payload
+    u8  type     FrameType
+    ... payload
+
+Which frames may come next is a table per side and phase (`LISTENER_GREETING` …); a frame that is not in the table, or
+too long for it, is refused when its header is read, before anything is buffered for it. Payloads::
+
+    HELLO    u16 version_min  u16 version_max  u64 cluster  u64 member  u64 incarnation  u64 receiver  u8 len  name
+    WELCOME  u16 version  u64 cluster  u64 member  u64 incarnation
+    REFUSAL  u8 code  reason (UTF-8)
+    DATA     what the sender passed
+    PING     u64 of the sender's choice        PONG  the same u64; 0: "no ping, but your bytes are arriving"
+
+The layouts of HELLO, WELCOME and REFUSAL stay as they are in every version, so that any two versions can tell each
+other why they disagree; bytes behind the known fields are ignored. DATA carries no checksum: the log records inside
+have their own.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping
+from enum import IntEnum
+
+import msgspec
+
+from plasmacloud.base.errors import PlasmaError
+
+MAGIC = b"\x89PLASMA\n"
+FRAME_HEADER = struct.Struct("<IB")
+MAX_NAME_BYTES = 255
+MAX_REASON_BYTES = 1024
+MAX_GREETING_BYTES = 2048
+MAX_DATA_BYTES = 128 * 1024 * 1024
+
+_HEADER_BYTES = FRAME_HEADER.size
+_HELLO = struct.Struct("<HHQQQQB")
+_WELCOME = struct.Struct("<HQQQ")
+_STAMP = struct.Struct("<Q")
+
+
+class PeerProtocolError(PlasmaError):
+    """What arrived is not this protocol, or not allowed at this point. The connection has to be closed."""
+
+
+class FrameType(IntEnum):
+    """The type byte of a frame."""
+
+    HELLO = 1
+    WELCOME = 2
+    REFUSAL = 3
+    DATA = 4
+    PING = 5
+    PONG = 6
+
+
+class RefusalCode(IntEnum):
+    """Why a HELLO was not accepted."""
+
+    OTHER = 0  # a code of a later version
+    VERSION = 1
+    CLUSTER = 2
+    RECEIVER = 3  # the sender thinks that somebody else lives here
+    SENDER = 4  # the sender carries an impossible member id, or ours
+    REMOVED = 5  # the sender is no longer a member
+
+
+Expected = Mapping[int, tuple[int, int]]
+"""Frames that may come next: type -> shortest and longest payload, in bytes."""
+
+LISTENER_GREETING: Expected = {FrameType.HELLO: (_HELLO.size, MAX_GREETING_BYTES)}
+DIALER_GREETING: Expected = {
+    FrameType.WELCOME: (_WELCOME.size, MAX_GREETING_BYTES),
+    FrameType.REFUSAL: (1, MAX_GREETING_BYTES),
+}
+DIALER_OPEN: Expected = {FrameType.PONG: (_STAMP.size, _STAMP.size)}
+
+
+def listener_open(max_data_bytes: int) -> Expected:
+    """What a listener expects after its WELCOME."""
+    return {FrameType.DATA: (0, max_data_bytes), FrameType.PING: (_STAMP.size, _STAMP.size)}
+
+
+class FrameParser:
+    """Bytes in any slicing -> frames. Never holds more than one unfinished frame of an expected type and size."""
+
+    def __init__(self, expected: Expected, *, magic: bool) -> None:
+        self.expected = expected  # may be replaced between two frames, also in the middle of a `feed`
+        self._magic_missing = magic
+        self._partial = bytearray()
+        self._need = 0  # no decision is possible before _partial has this many bytes
+        self._failure: str | None = None
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes kept of an unfinished frame."""
+        return len(self._partial)
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield (type, payload) of every frame that ``data`` completes. Run it to its end before the next call.
+
+        Raises `PeerProtocolError` behind the last good frame; from then on every call raises it.
+        """
+        if self._failure is not None:
+            raise PeerProtocolError(self._failure)
+        buffer: bytes | memoryview = data
+        if self._partial:
+            self._partial += data
+            if len(self._partial) < self._need:
+                return
+            buffer = memoryview(self._partial)
+            self._partial = bytearray()
+        end = len(buffer)
+        at = 0
+        if self._magic_missing and not (at := self._check_magic(buffer)):
+            return
+        while True:
+            body_at = at + _HEADER_BYTES
+            if body_at > end:
+                self._need = _HEADER_BYTES
+                break
+            size, kind = FRAME_HEADER.unpack_from(buffer, at)
+            limits = self.expected.get(kind)
+            if limits is None or not limits[0] <= size <= limits[1]:
+                raise self._fail(_describe_refused_header(kind, size, limits))
+            if body_at + size > end:
+                self._need = _HEADER_BYTES + size
+                break
+            at = body_at + size
+            yield kind, bytes(buffer[body_at:at])
+        assert not self._partial, "a feed was not run to its end"
+        if at < end:
+            self._partial += buffer[at:]
+
+    def _check_magic(self, buffer: bytes | memoryview) -> int:
+        """Offset behind the magic bytes; 0 while some are missing."""
+        head = bytes(buffer[: len(MAGIC)])
+        if head != MAGIC[: len(head)]:
+            raise self._fail("the first bytes are not a member's greeting")
+        if len(head) < len(MAGIC):
+            self._partial += head
+            self._need = len(MAGIC)
+            return 0
+        self._magic_missing = False
+        return len(MAGIC)
+
+    def _fail(self, text: str) -> PeerProtocolError:
+        self._failure = text
+        return PeerProtocolError(text)
+
+
+def _describe_refused_header(kind: int, size: int, limits: tuple[int, int] | None) -> str:
+    try:
+        name = FrameType(kind).name
+    except ValueError:
+        return f"frame of unknown type {kind}"
+    if limits is None:
+        return f"{name} frame where none is allowed"
+    return f"{name} frame of {size} bytes, allowed are {limits[0]} to {limits[1]}"
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """The first frame on a connection: who calls, from which cluster, and whom."""
+
+    version_min: int
+    version_max: int
+    cluster_id: int
+    member_id: int
+    incarnation: int  # random per process start: two of them never belong to one living process
+    receiver_id: int
+    name: str = ""  # for log lines only
+
+
+class Welcome(msgspec.Struct, frozen=True):
+    """The answer that opens the connection."""
+
+    version: int
+    cluster_id: int
+    member_id: int
+    incarnation: int
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """The answer that closes it, in words for an operator."""
+
+    code: RefusalCode
+    reason: str
+
+
+def encode_frame(kind: FrameType, payload: bytes) -> bytes:
+    """One frame with its header."""
+    return FRAME_HEADER.pack(len(payload), kind) + payload
+
+
+def encode_hello(hello: Hello) -> bytes:
+    """Magic bytes and HELLO frame."""
+    name = _clip(hello.name, MAX_NAME_BYTES)
+    fixed = _HELLO.pack(
+        hello.version_min,
+        hello.version_max,
+        hello.cluster_id,
+        hello.member_id,
+        hello.incarnation,
+        hello.receiver_id,
+        len(name),
+    )
+    return MAGIC + encode_frame(FrameType.HELLO, fixed + name)
+
+
+def decode_hello(payload: bytes) -> Hello:
+    """Raises `PeerProtocolError` when the payload is no HELLO."""
+    if len(payload) < _HELLO.size:
+        raise PeerProtocolError("HELLO is cut short")
+    version_min, version_max, cluster_id, member_id, incarnation, receiver_id, name_bytes = _HELLO.unpack_from(payload)
+    name = payload[_HELLO.size : _HELLO.size + name_bytes]
+    if len(name) < name_bytes:
+        raise PeerProtocolError("HELLO is cut short inside the name")
+    hello = Hello(version_min, version_max, cluster_id, member_id, incarnation, receiver_id, _printable(name))
+    if not 0 < hello.version_min <= hello.version_max:
+        raise PeerProtocolError(f"HELLO with impossible versions {hello.version_min} to {hello.version_max}")
+    return hello
+
+
+def encode_welcome(welcome: Welcome) -> bytes:
+    """WELCOME frame."""
+    payload = _WELCOME.pack(welcome.version, welcome.cluster_id, welcome.member_id, welcome.incarnation)
+    return encode_frame(FrameType.WELCOME, payload)
+
+
+def decode_welcome(payload: bytes) -> Welcome:
+    """Raises `PeerProtocolError` when the payload is no WELCOME."""
+    if len(payload) < _WELCOME.size:
+        raise PeerProtocolError("WELCOME is cut short")
+    return Welcome(*_WELCOME.unpack_from(payload))
+
+
+def encode_refusal(refusal: Refusal) -> bytes:
+    """REFUSAL frame."""
+    return encode_frame(FrameType.REFUSAL, bytes([refusal.code]) + _clip(refusal.reason, MAX_REASON_BYTES))
+
+
+def decode_refusal(payload: bytes) -> Refusal:
+    """Raises `PeerProtocolError` when the payload is no REFUSAL."""
+    if not payload:
+        raise PeerProtocolError("REFUSAL is empty")
+    code = RefusalCode(payload[0]) if payload[0] <= max(RefusalCode) else RefusalCode.OTHER
+    return Refusal(code, _printable(payload[1:]))
+
+
+def encode_stamp(kind: FrameType, stamp: int) -> bytes:
+    """PING or PONG frame."""
+    assert kind in (FrameType.PING, FrameType.PONG)
+    return encode_frame(kind, _STAMP.pack(stamp))
+
+
+def decode_stamp(payload: bytes) -> int:
+    """The number inside a PING or PONG, whose length the parser has checked."""
+    (stamp,) = _STAMP.unpack(payload)
+    assert isinstance(stamp, int)
+    return stamp
+
+
+def _printable(text: bytes) -> str:
+    """Text of a stranger, safe to show on a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text.decode(errors="replace"))
+
+
+def _clip(text: str, limit_bytes: int) -> bytes:
+    """UTF-8, cut at a whole character."""
+    return text.encode(errors="replace")[:limit_bytes].decode(errors="ignore").encode()
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who we are in the handshake."""
+
+    cluster_id: int
+    member_id: int
+    incarnation: int
+    version_min: int
+    version_max: int
+    name: str = ""
+
+    def hello_to(self, receiver_id: int) -> Hello:
+        """The greeting for one peer."""
+        return Hello(
+            version_min=self.version_min,
+            version_max=self.version_max,
+            cluster_id=self.cluster_id,
+            member_id=self.member_id,
+            incarnation=self.incarnation,
+            receiver_id=receiver_id,
+            name=self.name,
+        )
+
+    def judge_hello(self, hello: Hello, *, sender_removed: bool = False) -> Welcome | Refusal:
+        """Accept a caller, or say why not. The highest version that both speak is chosen."""
+        version = min(self.version_max, hello.version_max)
+        if version < max(self.version_min, hello.version_min):
+            return Refusal(
+                RefusalCode.VERSION,
+                f"protocol versions {self.version_min} to {self.version_max} are spoken here, the caller speaks "
+                f"{hello.version_min} to {hello.version_max}",
+            )
+        if hello.cluster_id != self.cluster_id:
+            return Refusal(
+                RefusalCode.CLUSTER,
+                f"this is cluster {self.cluster_id:016x}, the caller belongs to cluster {hello.cluster_id:016x}",
+            )
+        if hello.receiver_id != self.member_id:
+            return Refusal(
+                RefusalCode.RECEIVER,
+                f"this is member {self.member_id:016x}, the caller looked for member {hello.receiver_id:016x}",
+            )
+        if hello.member_id in (0, self.member_id):
+            return Refusal(
+                RefusalCode.SENDER, f"the caller calls itself member {hello.member_id:016x}, which it cannot be"
+            )
+        if sender_removed:
+            return Refusal(RefusalCode.REMOVED, f"member {hello.member_id:016x} was removed from the cluster")
+        return Welcome(version, self.cluster_id, self.member_id, self.incarnation)
+
+    def check_welcome(self, welcome: Welcome, expected_member: int) -> None:
+        """Raises `PeerProtocolError` when the answer contradicts what our HELLO asked for."""
+        if (
+            welcome.cluster_id != self.cluster_id
+            or welcome.member_id != expected_member
+            or not self.version_min <= welcome.version <= self.version_max
+        ):
+            raise PeerProtocolError(
+                f"WELCOME of member {welcome.member_id:016x} in cluster {welcome.cluster_id:016x} with version "
+                f"{welcome.version}, expected member {expected_member:016x} in cluster {self.cluster_id:016x}"
+            )
