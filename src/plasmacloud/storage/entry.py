@@ -36,6 +36,14 @@ class CorruptRecord(StorageError):
     """The bytes are not a whole, unaltered record."""
 
 
+class Compacted(StorageError):
+    """The index lies at or below the point up to which the log was discarded."""
+
+
+class Unavailable(StorageError):
+    """The index lies behind the end of the log."""
+
+
 class EntryKind(IntEnum):
     """What the data of an entry means."""
 
@@ -48,7 +56,7 @@ class Entry(NamedTuple):
     """One log entry. ``record`` is the encoded form and contains the other fields."""
 
     term: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody misses here
     kind: EntryKind
     data: bytes
     record: bytes
