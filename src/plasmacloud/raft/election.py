@@ -1,0 +1,238 @@
+"""Elections: pre-vote, vote, the hint of a lost connection, leadership transfer.
+
+*Pre-vote* (Raft thesis §9.6): before it raises its term, a replica asks whether a quorum would vote for it. Nobody who
+hears from a leader says yes, so a replica that was cut off, or restarts, disturbs nobody.
+
+*Lost connection.* A process that dies closes its connections, long before an election timeout passes. The hint only
+makes a follower forget its leader and ask for pre-votes; that changes nothing as long as a quorum still hears the
+leader. Since all followers get the hint at nearly the same moment, they start in the order of their ids, some ticks
+apart, and a pre-vote that was refused for no other reason than a leader is remembered for a short while and granted
+when the own hint arrives. The hint weakens the leader lease, which here protects only against disturbance: reads are
+never served on the strength of it.
+
+*Transfer* (§3.10): the leader brings the target's log up to date and tells it to campaign at once; such a vote is
+marked, and granted in spite of the lease.
+
+A candidate's vote for itself counts once it is durable (the requests leave at the same time): else a single voter would
+lead a term that its disk does not know, and lead it again, differently, after a crash.
+"""
+
+import random
+from typing import NamedTuple
+
+from plasmacloud.raft.errors import NoLeader, TransferRefused
+from plasmacloud.raft.log import StableLog
+from plasmacloud.raft.membership import ConfState
+from plasmacloud.raft.messages import Message, MessageType
+from plasmacloud.raft.progress import Progress, ProgressState
+from plasmacloud.raft.quorum import VoteResult
+from plasmacloud.raft.replication import Replication
+from plasmacloud.raft.state import Config, StateRole
+from plasmacloud.storage.entry import EntryKind, HardState
+
+
+class Deferred(NamedTuple):
+    """A pre-vote request that was refused only because a leader was alive."""
+
+    request: Message
+    expires_tick: int
+
+
+class Election(Replication):
+    """How a replica becomes leader, and how it hands that over."""
+
+    def __init__(
+        self,
+        config: Config,
+        stable: StableLog,
+        hard_state: HardState,
+        conf: ConfState,
+        applied: int,
+        rng: random.Random,
+    ) -> None:
+        super().__init__(config, stable, hard_state, conf, applied, rng)
+        self._deferred: dict[int, Deferred] = {}
+
+    # -- standing --------------------------------------------------------------------------------------------------
+
+    def campaign(self) -> None:
+        """Stand for election now, as if the election timeout had passed. A leader or a non-voter does nothing."""
+        self._campaign(pre_vote=self.config.pre_vote)
+
+    def _campaign(self, *, pre_vote: bool, force: bool = False) -> None:
+        if self.role is StateRole.LEADER or not self._promotable:
+            return
+        self._reset(self.term if pre_vote else self.term + 1)
+        if pre_vote:
+            self.role = StateRole.PRE_CANDIDATE
+            self.tracker.record_vote(self.id, True)
+            if self.tracker.tally() is VoteResult.WON:
+                self._campaign(pre_vote=False)
+                return
+        else:
+            self.role = StateRole.CANDIDATE
+            self._give_vote(self.id)  # counted by _count_own_vote
+        last, last_term = self.log.last_index, self.log.last_term
+        for member in sorted(self.tracker.conf.all_voters() - {self.id}):
+            request = Message(
+                MessageType.PRE_VOTE if pre_vote else MessageType.VOTE,
+                member,
+                self.id,
+                self.term + 1 if pre_vote else self.term,
+                log_term=last_term,
+                index=last,
+                force=force,
+            )
+            (self._messages if pre_vote else self._after_sync).append(request)
+
+    def _count_own_vote(self, term: int) -> None:
+        """The candidacy of ``term`` is durable."""
+        if self.role is StateRole.CANDIDATE and self.term == term:
+            self.tracker.record_vote(self.id, True)
+            self._decide()
+
+    def _decide(self) -> None:
+        result = self.tracker.tally()
+        if result is VoteResult.LOST:
+            self._become_follower(self.term, 0)
+        elif result is VoteResult.WON:
+            if self.role is StateRole.PRE_CANDIDATE:
+                self._campaign(pre_vote=False)
+            else:
+                self._become_leader()
+
+    def _become_leader(self) -> None:
+        assert self.role is StateRole.CANDIDATE
+        assert self.vote == self.id
+        self._reset(self.term)
+        self.role = StateRole.LEADER
+        self.leader_id = self.id
+        own = self.tracker.progress[self.id]
+        own.acknowledge(self.log.durable)
+        own.become_replicate()
+        own.recent_active = True
+        self._term_start = self._append_own(EntryKind.EMPTY, b"")
+
+    def _on_vote_response(self, message: Message) -> None:
+        if self.role is StateRole.CANDIDATE:
+            self.tracker.record_vote(message.sender, not message.reject)
+            self._decide()
+
+    def _on_pre_vote_response(self, message: Message) -> None:
+        # a grant carries the term that was asked for, a refusal the voter's own
+        current = message.reject or message.term == self.term + 1
+        if self.role is StateRole.PRE_CANDIDATE and current:
+            self.tracker.record_vote(message.sender, not message.reject)
+            self._decide()
+
+    # -- voting ----------------------------------------------------------------------------------------------------
+
+    def _on_vote(self, message: Message) -> None:
+        free = self.vote == message.sender or (self.vote == 0 and self.leader_id == 0)
+        grant = free and self.log.is_up_to_date(message.index, message.log_term)
+        if grant:
+            self._give_vote(message.sender)
+            self._election_elapsed = 0
+            self._hint_countdown = 0
+        self._after_sync.append(
+            Message(MessageType.VOTE_RESPONSE, message.sender, self.id, self.term, reject=not grant)
+        )
+
+    def _on_pre_vote(self, message: Message) -> None:
+        if message.term <= self.term or not self.log.is_up_to_date(message.index, message.log_term):
+            self._messages.append(
+                Message(MessageType.PRE_VOTE_RESPONSE, message.sender, self.id, self.term, reject=True)
+            )
+            if self._hint_countdown:  # the one ahead of us cannot win
+                self._campaign(pre_vote=True)
+            return
+        self._grant_pre_vote(message)
+
+    def _grant_pre_vote(self, request: Message) -> None:
+        if self._hint_countdown:  # let the one ahead of us try first
+            self._hint_countdown = self.config.election_ticks
+        self._messages.append(Message(MessageType.PRE_VOTE_RESPONSE, request.sender, self.id, request.term))
+
+    def _defer_pre_vote(self, request: Message) -> None:
+        """Remember a request that a living leader forbids to grant."""
+        if self.tracker.conf.is_voter(request.sender):
+            expires = self._ticks + self.config.election_ticks
+            self._deferred[request.sender] = Deferred(request, expires)
+
+    # -- the hint of a lost connection -----------------------------------------------------------------------------
+
+    def peer_lost(self, peer: int) -> None:
+        """The connection with a member closed, which is what happens when its process dies.
+
+        A follower whose leader that is asks for pre-votes soon. A leader probes the member. Anyone else does nothing.
+        """
+        if self.role is StateRole.LEADER:
+            self.peer_unreachable(peer)
+            if self._transferee == peer:
+                self._transferee = 0
+            return
+        if self.role is not StateRole.FOLLOWER or peer == 0 or self.leader_id != peer:
+            return
+        self.leader_id = 0
+        granted = self._grant_deferred(lost=peer)
+        if not self._promotable:
+            return
+        rank = sorted(self.tracker.conf.all_voters() - {peer}).index(self.id)
+        if granted:
+            self._hint_countdown = self.config.election_ticks
+        elif rank:
+            self._hint_countdown = rank * self.config.hint_stagger_ticks
+        else:
+            self._campaign(pre_vote=True)
+
+    def _grant_deferred(self, lost: int) -> bool:
+        """Grant the remembered pre-votes that are still good; returns whether there were any."""
+        granted = False
+        for member, (request, expires_tick) in self._deferred.items():
+            current = request.term > self.term and expires_tick > self._ticks and member != lost
+            if current and self.log.is_up_to_date(request.index, request.log_term):
+                self._grant_pre_vote(request)
+                granted = True
+        self._deferred.clear()
+        return granted
+
+    def peer_unreachable(self, peer: int) -> None:
+        """A message to the member was dropped: go back to one append at a time until it answers a heartbeat."""
+        if self.role is not StateRole.LEADER or peer == self.id:
+            return
+        progress = self.tracker.progress.get(peer)
+        if progress is not None and progress.state is not ProgressState.SNAPSHOT:
+            progress.become_probe(paused=True)
+
+    # -- transfer --------------------------------------------------------------------------------------------------
+
+    def transfer_leader(self, to: int) -> None:
+        """Hand leadership to a voter. The leader refuses proposals until that is done or an election timeout passed.
+
+        On a follower the request is forwarded. Raises `TransferRefused` if the member is no voter, `NoLeader`.
+        """
+        if self.role is not StateRole.LEADER:
+            if not self.leader_id:
+                raise NoLeader
+            self._messages.append(Message(MessageType.TRANSFER_LEADER, self.leader_id, self.id, context=to))
+            return
+        if to not in self.tracker.conf.voters:
+            raise TransferRefused(to)
+        if to in (self.id, self._transferee):
+            return
+        self._transferee = to
+        self._transfer_elapsed = 0
+        self._after_progress(to, self.tracker.progress[to])
+        self._sending_due = True
+
+    def _on_transfer_leader(self, message: Message) -> None:
+        if self.role is StateRole.LEADER and message.context in self.tracker.conf.voters:
+            self.transfer_leader(message.context)
+
+    def _after_progress(self, member: int, progress: Progress) -> None:
+        if member == self._transferee and progress.match == self.log.last_index:
+            self._messages.append(Message(MessageType.TIMEOUT_NOW, member, self.id, self.term))
+
+    def _on_timeout_now(self, message: Message) -> None:
+        if self.role is StateRole.FOLLOWER and self.leader_id in (0, message.sender):
+            self._campaign(pre_vote=False, force=True)
