@@ -1,0 +1,271 @@
+"""A Range in slices.
+
+A range over a million keys takes a second; heartbeats run on the same event loop and cannot wait that long. So a range
+is an object that advances by a budget of keys per step and reads at one fixed revision throughout. While writes go on
+between the steps, it falls back from the index of newest revisions to the history; while it is unfinished it pins its
+revision, and a compaction waits for it.
+
+What a reply contains follows etcd 3.5: ``count`` is the number of keys in the range whatever limit and filters say,
+``more`` means that the limit cut the (filtered) result, sorting and filtering come before the limit, and sorting by
+anything but the key without an order means ascending. Keys with equal sort values come in ascending order of the key.
+"""
+
+import heapq
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
+from itertools import islice
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from plasmacloud.chainfire.mvcc.encoding import join_kvs, varint, without_value
+from plasmacloud.chainfire.mvcc.key_index import bound, take
+from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION
+from plasmacloud.rpc.proto import kv_pb2
+from plasmacloud.rpc.proto.rpc_pb2 import RangeRequest
+
+if TYPE_CHECKING:
+    from plasmacloud.chainfire.mvcc.store import MvccStore
+
+SLICE_KEYS = 1000  # about 2 ms of work
+_CHUNK_KEYS = 128
+_KEY_BYTES = 1024  # a record longer than this counts as several keys of the budget
+
+_Item = tuple[Any, bytes]
+_sort_value = itemgetter(0)
+
+_FIELDS: dict[int, Callable[[kv_pb2.KeyValue], Any]] = {
+    RangeRequest.KEY: lambda kv: kv.key,
+    RangeRequest.VERSION: lambda kv: kv.version,
+    RangeRequest.CREATE: lambda kv: kv.create_revision,
+    RangeRequest.MOD: lambda kv: kv.mod_revision,
+    RangeRequest.VALUE: lambda kv: kv.value,
+}
+
+
+class _Phase(Enum):
+    WALK = auto()
+    MERGE = auto()
+    DONE = auto()
+
+
+def range_end(end: bytes) -> bytes | None:
+    """The end of a request as the index wants it: None is "this key only", b"" is "to the last key"."""
+    if not end:
+        return None
+    return b"" if end == b"\0" else end
+
+
+class RangeQuery:
+    """One Range in progress. Call `step` until it returns True, then take `body`; `close` it when abandoned."""
+
+    __slots__ = (
+        "_after", "_blobs", "_count", "_current", "_descending", "_end", "_field", "_filter", "_keys_only", "_left",
+        "_limit", "_matched", "_merged", "_phase", "_pinned", "_revision", "_runs", "_start", "_store", "_whole_walk",
+    )  # fmt: skip
+
+    def __init__(self, store: "MvccStore", request: RangeRequest, current: int) -> None:
+        """Begin reading. ``current`` is the revision that counts as the newest.
+
+        Raises `RpcRefusal` for a revision of the future or before the compaction.
+        """
+        revision = request.revision
+        if revision > current:
+            raise FUTURE_REVISION
+        if revision <= 0:
+            revision = current
+        if revision < store.compact_revision:
+            raise COMPACTED
+        self._store = store
+        self._current = current
+        self._revision = revision
+        self._start: bytes = request.key
+        self._end = range_end(request.range_end)
+        self._limit = max(0, request.limit)
+        self._keys_only = request.keys_only
+        self._filter = _record_filter(request)
+        order, target = request.sort_order, request.sort_target
+        by_key = target == RangeRequest.KEY
+        self._descending = order == RangeRequest.DESCEND
+        self._field = None if by_key else _FIELDS[target]
+        self._after: bytes | None = None
+        self._count = self._matched = 0
+        self._blobs: list[bytes] = []
+        self._runs: list[list[_Item]] = []
+        self._merged: Iterator[_Item] | None = None
+        self._pinned = False
+        self._phase = _Phase.WALK
+        # At the newest revision the index counts; a read in the past must look at every key to count them.
+        self._whole_walk = revision < store.tip
+        self._left = self._limit if self._limit and self._field is None else -1
+        if self._end is not None and not self._whole_walk:
+            self._count = store.index.count(self._start, self._end)
+        if request.count_only:
+            self._left = self._limit = 0
+            self._filter = self._field = None
+            if self._end is not None and not self._whole_walk:
+                self._phase = _Phase.DONE
+
+    @property
+    def done(self) -> bool:
+        """Whether `body` may be called."""
+        return self._phase is _Phase.DONE
+
+    def step(self, budget: int = SLICE_KEYS) -> bool:
+        """Look at about ``budget`` more keys. Returns whether the query is complete."""
+        while self._phase is not _Phase.DONE and budget > 0:
+            if self._phase is _Phase.MERGE:
+                budget -= self._merge()
+            elif self._end is None:
+                self._single()
+            else:
+                budget -= self._walk(self._end)
+        done = self._phase is _Phase.DONE
+        if done == self._pinned:
+            self._pinned = not done
+            (self._store.unpin if done else self._store.pin)(self._revision)
+        return done
+
+    def run(self) -> bytes:
+        """All steps at once."""
+        while not self.step():
+            pass
+        return self.body()
+
+    def close(self) -> None:
+        """Give up: an abandoned query must not hold back the compaction."""
+        self._phase = _Phase.DONE
+        self._blobs, self._runs, self._merged = [], [], None
+        if self._pinned:
+            self._pinned = False
+            self._store.unpin(self._revision)
+
+    def body(self, *, inside_txn: bool = False) -> bytes:
+        """The serialized RangeResponse."""
+        assert self._phase is _Phase.DONE
+        header = self._store.header_field(self._current, inside_txn)
+        blobs = self._blobs
+        matched = self._count if self._filter is None else self._matched
+        if self._limit and matched > self._limit:
+            blobs.append(b"\x18\x01")
+        if self._count:
+            blobs.append(b"\x20" + varint(self._count))
+        return header + b"".join(blobs)
+
+    def _single(self) -> None:
+        store = self._store
+        index = store.index
+        if self._revision >= store.tip:
+            identity = index.newest(self._start)
+        else:
+            identity = index.at(self._start, bound(self._revision))
+        if identity is not None:
+            self._count = 1
+            self._take([identity])
+        self._finish()
+
+    def _walk(self, end: bytes) -> int:
+        store = self._store
+        index = store.index
+        wanted = _CHUNK_KEYS
+        if self._left >= 0 and self._filter is None and not self._whole_walk:
+            wanted = min(wanted, self._left)
+        if self._revision >= store.tip:
+            keys = take(index.living(self._start, end, after=self._after, reverse=self._backwards), wanted)
+            ids = list(map(index.newest, keys))
+        else:
+            limit = bound(self._revision)
+            keys = take(index.known(self._start, end, after=self._after, reverse=self._backwards), wanted)
+            ids = [index.at(key, limit) for key in keys]
+        found = [i for i in ids if i is not None]
+        if self._whole_walk:
+            self._count += len(found)
+        cost = len(keys) + self._take(found)
+        if len(keys) < wanted or (self._has_enough and not self._whole_walk):
+            self._finish()
+        else:
+            self._after = keys[-1]
+        return cost
+
+    @property
+    def _backwards(self) -> bool:
+        return self._descending and self._field is None
+
+    @property
+    def _has_enough(self) -> bool:
+        """Whether further records cannot change the reply, other than its count."""
+        return self._left == 0 and (self._filter is None or self._matched > self._limit)
+
+    def _take(self, ids: list[bytes]) -> int:
+        """Add what the records with these ids contribute; return the cost of long records in keys."""
+        field, keep = self._field, self._filter
+        if keep is None and field is None:
+            if self._left >= 0:
+                ids = ids[: self._left]
+                self._left -= len(ids)
+            return self._emit(self._store.records.get_many(ids)) if ids else 0
+        if self._has_enough:
+            return 0
+        records = self._store.records.get_many(ids)
+        parsed = list(map(kv_pb2.KeyValue.FromString, records))
+        if keep is not None:
+            kept = [keep(kv) for kv in parsed]
+            records = [r for r, k in zip(records, kept, strict=True) if k]
+            parsed = [kv for kv, k in zip(parsed, kept, strict=True) if k]
+        self._matched += len(records)
+        if field is None:
+            if self._left >= 0:
+                records = records[: self._left]
+                self._left -= len(records)
+            return len(ids) + self._emit(records)
+        self._collect([(field(kv), record) for kv, record in zip(parsed, records, strict=True)])
+        return 2 * len(ids)
+
+    def _collect(self, items: list[_Item]) -> None:
+        """Sort a run; with a limit only the best so far are kept, so that there is one short run."""
+        if self._limit and self._runs:
+            items = self._runs.pop() + items
+        items.sort(key=_sort_value, reverse=self._descending)
+        if self._limit:
+            del items[self._limit :]
+        if items:
+            self._runs.append(items)
+
+    def _finish(self) -> None:
+        self._phase = _Phase.DONE
+        if self._runs:
+            self._phase = _Phase.MERGE
+            self._merged = heapq.merge(*self._runs, key=_sort_value, reverse=self._descending)
+            self._runs = []
+
+    def _merge(self) -> int:
+        assert self._merged is not None
+        records = [record for _, record in islice(self._merged, _CHUNK_KEYS)]
+        if len(records) < _CHUNK_KEYS:
+            self._phase = _Phase.DONE
+            self._merged = None
+        return 1 + 2 * len(records) + self._emit(records)
+
+    def _emit(self, records: list[bytes]) -> int:
+        if self._keys_only:
+            records = list(map(without_value, records))
+        blob = join_kvs(records)
+        self._blobs.append(blob)
+        return len(blob) // _KEY_BYTES
+
+
+def _record_filter(request: RangeRequest) -> Callable[[kv_pb2.KeyValue], bool] | None:
+    min_mod, max_mod = request.min_mod_revision, request.max_mod_revision
+    min_create, max_create = request.min_create_revision, request.max_create_revision
+    if not (min_mod or max_mod or min_create or max_create):
+        return None
+
+    def keep(kv: kv_pb2.KeyValue) -> bool:
+        mod, create = kv.mod_revision, kv.create_revision
+        return not (
+            (max_mod and mod > max_mod)
+            or (min_mod and mod < min_mod)
+            or (max_create and create > max_create)
+            or (min_create and create < min_create)
+        )
+
+    return keep

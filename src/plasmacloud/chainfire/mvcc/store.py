@@ -1,0 +1,260 @@
+"""The multi-version store: requests in, serialized replies out.
+
+Every change gets the next revision; the first one is 2, because an empty store is at revision 1. A request that
+changes nothing leaves the revision alone. Operations raise `RpcRefusal` before they change anything.
+Semantics: https://etcd.io/docs/v3.5/learning/api/, verified against a running etcd by the differential tests.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Callable
+
+from plasmacloud.chainfire.mvcc.compaction import SLICE_KEYS, Compaction
+from plasmacloud.chainfire.mvcc.encoding import (
+    PREV_KVS_TAG,
+    HeaderEncoder,
+    bare_header,
+    encode_record,
+    encode_tombstone,
+    kvs_prefix,
+    varint,
+)
+from plasmacloud.chainfire.mvcc.key_index import KeyIndex, bound
+from plasmacloud.chainfire.mvcc.range_query import RangeQuery, range_end
+from plasmacloud.chainfire.mvcc.records import RECORD_ID, RECORD_ID_BYTES, Records, RecordStore, is_tombstone
+from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND
+from plasmacloud.chainfire.mvcc.txn import Plan, execute, plan_txn
+from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
+
+FIRST_REVISION = 1
+NEVER_COMPACTED = -1
+
+
+def no_leases(lease: int) -> bool:
+    """There is no lease at all."""
+    return False
+
+
+class MvccStore:
+    """The versions of all keys, and the replies to requests about them.
+
+    ``cluster_id`` and ``member_id`` appear in reply headers. ``lease_exists`` tells whether a lease can be attached.
+    """
+
+    def __init__(
+        self,
+        records: RecordStore,
+        *,
+        cluster_id: int,
+        member_id: int,
+        lease_exists: Callable[[int], bool] = no_leases,
+    ) -> None:
+        self.index = KeyIndex()
+        self.records = Records(records)
+        self.header = HeaderEncoder(cluster_id, member_id)
+        self.lease_exists = lease_exists
+        self.revision = FIRST_REVISION
+        self.tip = FIRST_REVISION
+        """The revision of the newest record: ahead of ``revision`` inside a transaction that has written."""
+        self.compact_revision = NEVER_COMPACTED
+        self.compaction: Compaction | None = None
+        """The removal that is still to be done, in steps."""
+        self.change_crc = 0
+        """CRC-32 over all changes ever applied: equal on all members at the same applied index."""
+        self._sub = 0
+        self._pins: dict[int, int] = {}
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def open_range(self, request: rpc_pb2.RangeRequest) -> RangeQuery:
+        """Begin a Range that is answered in steps. Raises `RpcRefusal`."""
+        return RangeQuery(self, request, self.tip)
+
+    def range(self, request: rpc_pb2.RangeRequest) -> bytes:
+        """The whole Range at once, as a serialized RangeResponse. Raises `RpcRefusal`."""
+        return RangeQuery(self, request, self.tip).run()
+
+    def header_field(self, revision: int, inside_txn: bool = False) -> bytes:
+        """The header field of a reply; inside a transaction it carries nothing but the revision."""
+        return bare_header(revision) if inside_txn else self.header.field(revision)
+
+    def pin(self, revision: int) -> None:
+        """A query reads at this revision: a later compaction must wait."""
+        self._pins[revision] = self._pins.get(revision, 0) + 1
+
+    def unpin(self, revision: int) -> None:
+        """The query is done."""
+        left = self._pins[revision] - 1
+        if left:
+            self._pins[revision] = left
+        else:
+            del self._pins[revision]
+
+    def newest_record(self, key: bytes) -> bytes | None:
+        """The stored ``KeyValue`` of a living key."""
+        identity = self.index.newest(key)
+        return None if identity is None else self.records.get(identity)
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def put(self, request: rpc_pb2.PutRequest) -> bytes:
+        """Apply a Put; return the serialized PutResponse. Raises `RpcRefusal`."""
+        lease = request.lease
+        if lease and not self.lease_exists(lease):
+            raise LEASE_NOT_FOUND
+        body = self.put_part(request)
+        self.revision = self.tip
+        self._sub = 0
+        return self.header.field(self.revision) + body
+
+    def put_part(self, request: rpc_pb2.PutRequest) -> bytes:
+        """Apply a put as (a part of) the running transaction; return the reply behind its header.
+
+        Raises `RpcRefusal` when a previous value is needed and there is none.
+        """
+        key = request.key
+        value = request.value
+        lease = request.lease
+        reply = b""
+        if request.prev_kv or request.ignore_value or request.ignore_lease:
+            previous = self.newest_record(key)
+            if request.ignore_value or request.ignore_lease:
+                if previous is None:
+                    raise KEY_NOT_FOUND
+                old = kv_pb2.KeyValue.FromString(previous)
+                if request.ignore_value:
+                    value = old.value
+                if request.ignore_lease:
+                    lease = old.lease
+            if request.prev_kv and previous is not None:
+                reply = kvs_prefix(len(previous)) + previous
+        main = self.revision + 1
+        if self.compaction is not None and key in self.index.graves:
+            self.compaction.revived(key)
+        identity, create, version = self.index.put(key, main, self._sub)
+        record = encode_record(key, create, main, version, value, lease)
+        self._record(identity, record)
+        return reply
+
+    def _record(self, identity: bytes, record: bytes) -> None:
+        records = self.records
+        records.active[identity] = record
+        records.active_bytes += len(record)
+        self.change_crc = zlib.crc32(record, self.change_crc)
+        self._sub += 1
+        self.tip = self.revision + 1
+
+    def delete_range(self, request: rpc_pb2.DeleteRangeRequest) -> bytes:
+        """Apply a DeleteRange; return the serialized DeleteRangeResponse."""
+        body = self.delete_part(request)
+        self.revision = self.tip
+        self._sub = 0
+        return self.header.field(self.revision) + body
+
+    def delete_part(self, request: rpc_pb2.DeleteRangeRequest) -> bytes:
+        """Delete as (a part of) the running transaction; return the reply behind its header."""
+        index = self.index
+        end = range_end(request.range_end)
+        if end is None:
+            keys = [request.key] if request.key in index.live else []
+        else:
+            keys = list(index.living(request.key, end))
+        if not keys:
+            return b""
+        reply = b"\x10" + varint(len(keys))
+        if request.prev_kv:
+            ids = [index.live[key][:RECORD_ID_BYTES] for key in keys]
+            reply += b"".join(
+                b"".join((PREV_KVS_TAG, varint(len(record)), record)) for record in self.records.get_many(ids)
+            )
+        main = self.revision + 1
+        for key in keys:
+            identity = index.delete(key, main, self._sub)
+            self._record(identity, encode_tombstone(key, main))
+        return reply
+
+    def txn(self, request: rpc_pb2.TxnRequest) -> bytes:
+        """Apply a Txn, atomically; return the serialized TxnResponse. Raises `RpcRefusal`."""
+        plan = plan_txn(self, request)
+        return self.run_plan(plan)
+
+    def run_plan(self, plan: Plan) -> bytes:
+        """Execute a transaction whose comparisons are decided and whose operations are checked."""
+        body = execute(self, plan)
+        self.revision = self.tip
+        self._sub = 0
+        return self.header.field(self.revision) + body
+
+    # -- compaction ------------------------------------------------------------------------------------------------
+
+    def compact(self, request: rpc_pb2.CompactionRequest) -> bytes:
+        """Forget what happened before a revision; return the serialized CompactionResponse. Raises `RpcRefusal`.
+
+        Only the promise is made here; `compact_step` keeps it.
+        """
+        revision = request.revision
+        if revision <= self.compact_revision:
+            raise COMPACTED
+        if revision > self.revision:
+            raise FUTURE_REVISION
+        self.compact_revision = revision
+        self.compaction = Compaction(revision, self.index, self.records)
+        return self.header.field(self.revision)
+
+    def compact_step(self, budget: int = SLICE_KEYS) -> bool:
+        """Do a slice of the pending compaction. Returns whether nothing is left to do now or ever.
+
+        While a query still reads before the compacted revision, nothing happens and the answer is False.
+        """
+        if self.compaction is None:
+            return True
+        if self._pins and min(self._pins) < self.compaction.revision:
+            return False
+        if self.compaction.step(budget):
+            self.compaction = None
+        return self.compaction is None
+
+    # -- loading and checking --------------------------------------------------------------------------------------
+
+    def load(self, revision: int, compact_revision: int, compaction_pending: bool, change_crc: int) -> None:
+        """Rebuild the index from the record store, which holds a checkpoint taken at ``revision``."""
+        assert self.revision == FIRST_REVISION, "a store is loaded once, when it is new"
+        load = self.index.load
+        parse = kv_pb2.KeyValue.FromString
+        last = b""
+        for identity, record in self.records.stored():
+            kv = parse(record)
+            load(kv.key, identity, kv.create_revision, kv.version)
+            last = identity
+        self.index.load_done()
+        assert not last or RECORD_ID.unpack(last)[0] <= revision
+        self.revision = self.tip = revision
+        self.compact_revision = compact_revision
+        self.change_crc = change_crc
+        if compaction_pending:
+            self.compaction = Compaction(compact_revision, self.index, self.records)
+
+    def state_hash(self, revision: int = 0) -> bytes:
+        """A hash of everything a client could read at or before ``revision`` (0: the newest). Walks everything.
+
+        Equal on all members that have the same revision and compact revision, however far each one's physical
+        compaction is. Raises `RpcRefusal` for revisions that cannot be read.
+        """
+        revision = revision or self.revision
+        if revision > self.revision:
+            raise FUTURE_REVISION
+        if revision < self.compact_revision:
+            raise COMPACTED
+        upper, lower = bound(revision), bound(self.compact_revision)
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(b"%d %d" % (revision, self.compact_revision))
+        for key in self.index.known(b"", b""):
+            ids = [identity for identity in self.index.ids(key) if identity < upper]
+            old = [identity for identity in ids if identity < lower]
+            ids = ids[len(old) :]
+            if old and not is_tombstone(old[-1]):
+                ids.insert(0, old[-1])
+            for identity in ids:
+                digest.update(identity)
+                digest.update(self.records.get(identity))
+        return digest.digest()
