@@ -90,6 +90,11 @@ class Raft(Election):
         """The configuration in force."""
         return self.tracker.conf
 
+    @property
+    def takes_proposals(self) -> bool:
+        """Whether a proposal made now would be appended, unless too much waits to be committed."""
+        return self.role is StateRole.LEADER and not self._transferee
+
     def status(self) -> Status:
         """A copy of the state, for operators and tests."""
         progress = self.tracker.progress if self.role is StateRole.LEADER else {}

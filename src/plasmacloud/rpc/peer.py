@@ -244,6 +244,11 @@ class PeerTransport:
         if incoming is not None:
             incoming.give_up()
 
+    def is_connected(self, member_id: int) -> bool:
+        """Whether our connection to the member stands, so that `send` works."""
+        peer = self._peers.get(member_id)
+        return peer is not None and peer.link is not None
+
     def peers(self) -> list[PeerState]:
         """The peers that were set, by member id."""
         return [self._state(self._peers[member_id]) for member_id in sorted(self._peers)]
