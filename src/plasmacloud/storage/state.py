@@ -1,0 +1,313 @@
+"""The applied state on disk: one ordered table of records and a few named values, committed together.
+
+The log makes writes durable; this store only has to be *consistent*. It is synced at checkpoints (about once a
+second), each one transaction holding new records, deletions and the applied index they belong to. What a crash takes
+away, the log replays.
+
+Every value carries a CRC-32 over key and value, because LMDB itself has no checksums and a silently altered record
+would be served, and sent to other members, for ever.
+
+**Threads.** `commit` runs on a worker thread, reads on the event loop at the same time: LMDB readers see the last
+committed state and never wait for a writer. The one moment when nobody may read is while the memory map grows; a lock
+that reads hold for microseconds covers it.
+"""
+
+import errno
+import os
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import lmdb
+
+from plasmacloud.base.errors import StorageError
+from plasmacloud.storage.wal_errors import DiskFull, WriteFailed, WrongIdentity
+from plasmacloud.storage.wal_format import Identity
+
+DEFAULT_MAP_BYTES = 64 * 1024 * 1024 * 1024  # address space, not disk space
+MAX_KEY_BYTES = 511
+_MIN_MAP_BYTES = 1024 * 1024
+_FORMAT_NAME = b"\0format"
+_FORMAT = b"plasmacloud state 1"
+_IDENTITY_NAME = b"\0identity"
+_CRC_BYTES = 4
+_SCAN_RECORDS = 512
+_SCAN_BYTES = 256 * 1024
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class CorruptState(StorageError):
+    """The state file is damaged, incomplete, or was not made by PlasmaCloud."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(
+            f"state store {path}: {what}",
+            hint="move this member's whole data directory away, remove the member from the cluster and let it join "
+            "again as a new one; never do that with the last surviving member, restore a backup there",
+        )
+
+
+class StateStore:
+    """Table "kv" of bytes to bytes in key order, and named meta values. Keys have 1 to 511 bytes."""
+
+    def __init__(self, path: Path, env: lmdb.Environment) -> None:
+        """Use `open`."""
+        self.path = path
+        self._env = env
+        self._page_bytes: int = env.stat()["psize"]
+        self._kv = env.open_db(b"kv")
+        self._meta = env.open_db(b"meta")
+        self._remap = threading.Lock()  # held while reading, and while the map changes
+        self._writer = threading.Lock()
+        self._failure: StorageError | None = None
+        self._closed = False
+
+    @classmethod
+    def open(cls, path: Path, *, map_bytes: int = DEFAULT_MAP_BYTES, identity: Identity | None = None) -> Self:
+        """Create or open the store in the directory ``path``; the caller holds a lock on the data directory.
+
+        ``map_bytes`` is address space; the map grows when the data outgrows it, and starts smaller where the process
+        may not have that much. With ``identity`` the store is bound to that member. Raises `CorruptState`,
+        `WrongIdentity`, `DiskFull` or `StorageError`.
+        """
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = path / "data.mdb"
+            fresh = not file.exists() or file.stat().st_size == 0
+            env = _open_env(path, map_bytes)
+            try:
+                incomplete = _complete_file(file, env)
+                store = cls(path, env)
+                store._check_owner(fresh, identity)
+                if incomplete:
+                    store._verify()
+                env.reader_check()
+            except BaseException:
+                env.close()
+                raise
+            _sync_directories(path)
+        except (lmdb.Error, OSError) as error:
+            raise _translate(error, path, "opening") from error
+        return store
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key as of the last finished commit."""
+        return self._read(key, self._kv)
+
+    def get_many(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """The values of those keys that exist, all as of one commit."""
+        try:
+            with self._remap, self._env.begin(db=self._kv) as txn:
+                found = [(key, raw) for key in keys if (raw := txn.get(key)) is not None]
+        except lmdb.Error as error:
+            raise _translate(error, self.path, "reading") from error
+        return {key: self._unwrap(key, raw) for key, raw in found}
+
+    def scan(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Records with start <= key < end in key order.
+
+        Read in chunks of a few hundred, each in a transaction of its own, so that a slow consumer does not keep LMDB
+        from reusing pages. Commits that finish between two chunks are seen from then on.
+        """
+        after: bytes | None = None
+        while chunk := self._scan_checked(start, after, end):
+            yield from chunk
+            after = chunk[-1][0]
+
+    def meta(self, name: str) -> bytes | None:
+        """A named value as of the last finished commit."""
+        return self._read(name.encode(), self._meta)
+
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        return (self.path / "data.mdb").stat().st_size
+
+    def in_use_bytes(self) -> int:
+        """Bytes of the pages that hold data; the rest of the file is free and will be reused."""
+        with self._remap, self._env.begin() as txn:
+            stats = (txn.stat(db) for db in (None, self._kv, self._meta))
+            return sum(
+                (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]) * self._page_bytes
+                for stat in stats
+            )
+
+    def count(self) -> int:
+        """Number of records."""
+        with self._remap, self._env.begin() as txn:
+            return txn.stat(self._kv)["entries"]
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def commit(self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes], meta: Mapping[str, bytes]) -> None:
+        """Apply everything in one transaction: deletes, then puts, then meta. Fully synced when it returns. Blocks.
+
+        Call it on a worker thread. After `DiskFull` nothing changed and the commit may be repeated once there is space;
+        after `WriteFailed` the store takes no more commits, because what the disk holds is unknown.
+        """
+        with self._writer:
+            if self._failure is not None:
+                raise self._failure
+            if self._closed:
+                raise StorageError(f"state store {self.path} is closed")
+            try:
+                while not self._try_commit(puts, deletes, meta):
+                    self._grow()
+            except (lmdb.Error, OSError) as error:
+                failure = _translate(error, self.path, "committing to")
+                if isinstance(failure, WriteFailed) and not isinstance(failure, DiskFull):
+                    self._failure = failure
+                raise failure from error
+
+    def close(self) -> None:
+        """Close the file after a running commit ended; idempotent."""
+        with self._writer, self._remap:
+            if not self._closed:
+                self._closed = True
+                self._env.close()
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _try_commit(
+        self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes], meta: Mapping[str, bytes]
+    ) -> bool:
+        """False when the map is full; nothing was changed then."""
+        kv = self._kv
+        try:
+            with self._env.begin(write=True) as txn:
+                delete, put = txn.delete, txn.put
+                for key in deletes:
+                    delete(key, b"", kv)
+                for key, value in puts:  # every put gives the event loop a chance to run
+                    put(key, _wrap(key, value), True, True, False, kv)
+                for name, value in meta.items():
+                    put(name.encode(), _wrap(name.encode(), value), db=self._meta)
+        except lmdb.MapFullError:
+            return False
+        return True
+
+    def _grow(self) -> None:
+        with self._remap:
+            self._env.set_mapsize(self._env.info()["map_size"] * 2)
+
+    def _read(self, key: bytes, db: "lmdb._Database") -> bytes | None:
+        try:
+            with self._remap, self._env.begin(db=db) as txn:
+                raw = txn.get(key)
+        except lmdb.Error as error:
+            raise _translate(error, self.path, "reading") from error
+        return None if raw is None else self._unwrap(key, raw)
+
+    def _scan_checked(self, start: bytes, after: bytes | None, end: bytes | None) -> list[tuple[bytes, bytes]]:
+        try:
+            return self._scan_chunk(start, after, end)
+        except lmdb.Error as error:
+            raise _translate(error, self.path, "reading") from error
+
+    def _verify(self) -> None:
+        """Read everything: a record that is gone or altered raises."""
+        found = sum(1 for _ in self.scan())
+        if found != self.count():
+            raise CorruptState(self.path, f"{found} of {self.count()} records are there")
+
+    def _scan_chunk(self, start: bytes, after: bytes | None, end: bytes | None) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        size_bytes = 0
+        with self._remap, self._env.begin(db=self._kv) as txn, txn.cursor() as cursor:
+            more = cursor.set_range(start if after is None else after)
+            if more and after is not None and cursor.key() == after:
+                more = cursor.next()
+            while more and len(found) < _SCAN_RECORDS and size_bytes < _SCAN_BYTES:
+                key, raw = cursor.item()
+                if end is not None and key >= end:
+                    break
+                found.append((key, self._unwrap(key, raw)))
+                size_bytes += len(key) + len(raw)
+                more = cursor.next()
+        return found
+
+    def _unwrap(self, key: bytes, raw: bytes) -> bytes:
+        value = raw[:-_CRC_BYTES]
+        if len(raw) < _CRC_BYTES or zlib.crc32(value, zlib.crc32(key)).to_bytes(4, "little") != raw[-_CRC_BYTES:]:
+            raise CorruptState(self.path, f"the record {key!r} has a wrong checksum")
+        return value
+
+    def _check_owner(self, fresh: bool, identity: Identity | None) -> None:
+        """A new store gets its marks; an old one must have them."""
+        mine = b"" if identity is None else b"%d/%d" % (identity.cluster_id, identity.member_id)
+        found = self._read(_FORMAT_NAME, self._meta)
+        if found is None and (fresh or self.count() == 0):
+            self.commit((), (), {_FORMAT_NAME.decode(): _FORMAT, _IDENTITY_NAME.decode(): mine})
+            return
+        if found != _FORMAT:
+            raise CorruptState(self.path, "not written by PlasmaCloud, or by a version that this one cannot read")
+        owner = self._read(_IDENTITY_NAME, self._meta) or b""
+        if mine and owner and owner != mine:
+            raise WrongIdentity(
+                f"state store {self.path} belongs to cluster/member {owner.decode()}, not {mine.decode()}",
+                hint="check the configured data directory, member name and cluster token",
+            )
+
+
+def _wrap(key: bytes, value: bytes) -> bytes:
+    return value + zlib.crc32(value, zlib.crc32(key)).to_bytes(4, "little")
+
+
+def _open_env(path: Path, map_bytes: int) -> lmdb.Environment:
+    """Open with as much address space as the process may have."""
+    file = path / "data.mdb"
+    needed = max(_MIN_MAP_BYTES, file.stat().st_size if file.exists() else 0)
+    size_bytes = max(map_bytes, needed)
+    while True:
+        try:
+            return lmdb.open(os.fspath(path), map_size=size_bytes, max_dbs=2, mode=0o600, subdir=True)
+        except (lmdb.Error, OSError) as error:
+            if not isinstance(error, lmdb.MemoryError) and _errno(error) != errno.ENOMEM:
+                raise
+            if size_bytes // 2 < needed:
+                raise
+            size_bytes //= 2
+
+
+def _complete_file(file: Path, env: lmdb.Environment) -> bool:
+    """Make the file as long as its header says; True when something was missing.
+
+    Touching a page behind the end of the file kills the process. The file may be short because it was cut, or because the
+    last pages were freed by the transaction that allocated them and so never written; only looking at the data can tell.
+    """
+    expected = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if file.stat().st_size >= expected:
+        return False
+    os.truncate(file, expected)
+    return True
+
+
+def _sync_directories(path: Path) -> None:
+    for directory in (path, path.parent):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _errno(error: Exception) -> int:
+    if isinstance(error, OSError):
+        return error.errno or 0
+    code = getattr(error, "code", 0)
+    return code if isinstance(code, int) else 0
+
+
+def _translate(error: Exception, path: Path, action: str) -> StorageError:
+    """What an LMDB or system error means for the operator."""
+    if isinstance(error, lmdb.InvalidError | lmdb.CorruptedError | lmdb.VersionMismatchError | lmdb.PageNotFoundError):
+        return CorruptState(path, f"not a usable state file ({error})")
+    if isinstance(error, lmdb.BadValsizeError):
+        return StorageError(f"{action} state store {path}: keys must have 1 to {MAX_KEY_BYTES} bytes")
+    reason = f"{action} state store {path} failed: {error}"
+    if _errno(error) in _FULL:
+        return DiskFull(reason, hint="free space; the commit is repeated then")
+    return WriteFailed(reason, hint="check the disk and the kernel log")
