@@ -16,7 +16,7 @@ import errno
 import os
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -98,14 +98,14 @@ class StateStore:
         """The value of a key as of the last finished commit."""
         return self._read(key, self._kv)
 
-    def get_many(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
-        """The values of those keys that exist, all as of one commit."""
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values in the order of the keys, all as of one commit; None for keys that do not exist."""
         try:
             with self._remap, self._env.begin(db=self._kv) as txn:
-                found = [(key, raw) for key in keys if (raw := txn.get(key)) is not None]
+                found = list(map(txn.get, keys))
         except lmdb.Error as error:
             raise _translate(error, self.path, "reading") from error
-        return {key: self._unwrap(key, raw) for key, raw in found}
+        return [None if raw is None else self._unwrap(key, raw) for key, raw in zip(keys, found, strict=True)]
 
     def scan(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Records with start <= key < end in key order.
@@ -275,8 +275,8 @@ def _open_env(path: Path, map_bytes: int) -> lmdb.Environment:
 def _complete_file(file: Path, env: lmdb.Environment) -> bool:
     """Make the file as long as its header says; True when something was missing.
 
-    Touching a page behind the end of the file kills the process. The file may be short because it was cut, or because the
-    last pages were freed by the transaction that allocated them and so never written; only looking at the data can tell.
+    Touching a page behind the end of the file kills the process. The file may be short because it was cut, or because
+    its last pages were freed by the transaction that allocated them and never written; only looking at the data tells.
     """
     expected = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     if file.stat().st_size >= expected:
