@@ -91,6 +91,11 @@ def test_split_ignores_the_dead_and_what_was_asked_before_the_fault() -> None:
     assert split.detect_ms is None
 
 
+def test_a_gap_with_another_cause_is_not_split() -> None:
+    statuses = [status("n2", 30, leader=2, term=3)]
+    assert split_outage(10 * MS, Gap(900 * MS, 960 * MS), 1, 2, statuses, {"n2"}).detect_ms is None
+
+
 def test_split_is_cut_at_the_first_acknowledged_write() -> None:
     statuses = [status("n2", 30, leader=0, term=2), status("n2", 80, leader=2, term=3)]
     split = split_outage(10 * MS, Gap(9 * MS, 60 * MS), 1, 2, statuses, {"n2"})

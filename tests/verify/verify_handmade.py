@@ -57,8 +57,16 @@ def reading(
 
 
 def status(
-    node: str, at_ms: float, *, leader: int = 0, term: int = 1, member: int = 0, incarnation: int = 1, error: str = ""
+    node: str,
+    at_ms: float,
+    *,
+    leader: int = 0,
+    term: int = 1,
+    member: int = 0,
+    incarnation: int = 1,
+    revision: int = 0,
+    error: str = "",
 ) -> StatusSample:
     """A status answer that took no time."""
     at_ns = round(at_ms * MS)
-    return StatusSample(at_ns, at_ns, node, incarnation, member, leader, term, 0, error)
+    return StatusSample(at_ns, at_ns, node, incarnation, member, leader, term, revision, error)

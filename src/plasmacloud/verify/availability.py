@@ -75,7 +75,8 @@ def split_outage(
 ) -> Split:
     """Split the outage ``gap`` after a fault on leader ``old_leader`` (member id) of ``old_term``.
 
-    A write can be acknowledged before the poll sees the new leader: later moments are cut at the end of the gap.
+    A write can be acknowledged before the poll sees the new leader: later moments are cut at the end of the gap. A
+    gap that began only after the loss of the leader had been noticed has another cause, and no split.
     """
     detected: int | None = None
     elected: int | None = None
@@ -89,7 +90,7 @@ def split_outage(
             elected = sample.at_ns
             break
     end = gap.end_ns
-    if detected is None:
+    if detected is None or gap.begin_ns > detected:
         return Split(None, None, None)
     detected = min(detected, end)
     detect_ms = (detected - fault_ns) / NS_PER_MS

@@ -4,6 +4,8 @@ One struct per kind of event; the ``event`` field of the JSON line names the kin
 nanoseconds of the lab process; ``trial`` 0 is the time outside of any trial.
 """
 
+from typing import Literal
+
 import msgspec
 
 
@@ -103,6 +105,22 @@ class LoopStall(Event, frozen=True, tag="loop-stall"):
     late_ms: float
 
 
+class UnexpectedExit(Event, frozen=True, tag="unexpected-exit"):
+    """A server ended although nobody had told it to."""
+
+    node: str
+    pid: int
+    status: int
+
+
+class Stopped(Event, frozen=True, tag="stopped"):
+    """The scenario ended before its plan was done. ``cause``: the target did not get into a state it had to reach,
+    the user interrupted, or the lab itself failed."""
+
+    cause: Literal["target", "user", "lab"]
+    reason: str
+
+
 class Note(Event, frozen=True, tag="note"):
     """Anything a reader of the evidence should know."""
 
@@ -123,5 +141,7 @@ AnyEvent = (
     | HoldBegan
     | HoldEnded
     | LoopStall
+    | UnexpectedExit
+    | Stopped
     | Note
 )

@@ -5,7 +5,8 @@ Raft's election safety, seen from outside: whenever nodes name a leader for a te
 Some systems answer Status from two counters that do not move together: etcd reports the term of the last *applied*
 entry beside the leader it follows *now*, so for a moment after an election, or after its own start, a node names the
 new leader with the old term. For such a system (``term_lags``) a leader first named under an inherited term counts
-only once the node has had ``settle_ns`` to apply the new leader's first entry; what was excused is counted, and said.
+only once the node has had ``settle_ns`` and has applied something since: the first entry that it can apply from a new
+leader is of the new term. What was set aside is counted, and said.
 """
 
 from collections import defaultdict
@@ -16,7 +17,7 @@ import msgspec
 
 from plasmacloud.verify.observations import StatusSample
 
-SETTLE_NS = 1_000_000_000
+SETTLE_NS = 250_000_000
 
 
 class LeadershipResult(msgspec.Struct, frozen=True):
@@ -63,10 +64,11 @@ def check_leadership(
 
 
 def _settled(life: list[StatusSample], settle_ns: int) -> list[StatusSample]:
-    """Drop samples that name a new leader under the term of the one before, until ``settle_ns`` have passed."""
+    """Leave out samples that may name a new leader under the term of the one before."""
     kept: list[StatusSample] = []
-    leader, term, since_ns = 0, life[0].term, 0
-    inherited = True
+    first = life[0]  # the sample in which the present leader was named first
+    term, inherited = life[0].term, True
+    leader = 0
     for sample in life:
         if sample.leader == 0:
             kept.append(sample)
@@ -74,8 +76,9 @@ def _settled(life: list[StatusSample], settle_ns: int) -> list[StatusSample]:
         if sample.term != term:
             leader, term, inherited = sample.leader, sample.term, False
         elif sample.leader != leader:
-            leader, since_ns, inherited = sample.leader, sample.at_ns, True
-        if not inherited or sample.at_ns - since_ns >= settle_ns:
+            leader, first, inherited = sample.leader, sample, True
+        applied_since = sample.revision > first.revision
+        if not inherited or (applied_since and sample.at_ns - first.at_ns >= settle_ns):
             kept.append(sample)
     return kept
 

@@ -1,0 +1,79 @@
+"""The processes of a target: started, signalled and stopped by the PID they were started with, never by name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from plasmacloud.base.address import Address
+from plasmacloud.base.errors import PlasmaError
+from plasmacloud.base.process import ManagedProcess, free_ports
+from plasmacloud.lab.targets.base import NodeSpec, Target
+
+HOST = "127.0.0.1"
+
+
+class Node:
+    """One node of the cluster. ``incarnation`` counts its starts."""
+
+    def __init__(self, spec: NodeSpec, argv: Sequence[str], log_path: Path) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.incarnation = 0
+        self.process = ManagedProcess(spec.name, argv, log_path=log_path)
+
+    @property
+    def running(self) -> bool:
+        return self.process.running
+
+    def start(self) -> int:
+        """Start the server; returns its PID. Must be called on the main thread: children die with their thread."""
+        self.process.start()
+        self.incarnation += 1
+        return self.process.pid
+
+
+class Cluster:
+    """All nodes of a target under test, on loopback addresses with allocated ports."""
+
+    def __init__(self, target: Target, count: int, data_dir: Path, log_dir: Path) -> None:
+        ports = free_ports(2 * count, HOST)
+        names = [f"n{number}" for number in range(1, count + 1)]
+        specs = [
+            NodeSpec(name, Address(HOST, ports[2 * i]), Address(HOST, ports[2 * i + 1]), data_dir / name)
+            for i, name in enumerate(names)
+        ]
+        self.target = target
+        self.nodes = {spec.name: Node(spec, target.argv(spec, specs), log_dir / f"{spec.name}.log") for spec in specs}
+
+    def __getitem__(self, name: str) -> Node:
+        return self.nodes[name]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.nodes)
+
+    def running(self) -> list[str]:
+        """Names of the nodes whose process runs."""
+        return [name for name, node in self.nodes.items() if node.running]
+
+    def others(self, *names: str) -> list[str]:
+        """Names of all other nodes."""
+        return [name for name in self.nodes if name not in names]
+
+    def unexpected_exits(self) -> list[str]:
+        """Nodes that ended without the lab having asked for it, with where to look."""
+        return [
+            f"{name} ended with status {node.process.returncode}: see {node.process.log_path}"
+            for name, node in self.nodes.items()
+            if node.incarnation and not node.running
+        ]
+
+    def kill_all(self) -> None:
+        """SIGKILL every process that still runs, and reap it."""
+        problems: list[str] = []
+        for node in self.nodes.values():
+            try:
+                node.process.kill()
+            except PlasmaError as error:
+                problems.append(str(error))
+        if problems:
+            raise PlasmaError("; ".join(problems))

@@ -1,0 +1,1 @@
+"""Faults: each does one thing to a cluster and records proof that it happened."""

@@ -1,0 +1,92 @@
+"""The plan of one scenario on one target: everything that was decided before the run.
+
+It is written before the first process starts and read back by the judge, so that a verdict depends on the evidence
+directory alone and never on today's defaults.
+"""
+
+import msgspec
+
+from plasmacloud.base.errors import ConfigError
+
+
+class Traits(msgspec.Struct, frozen=True):
+    """What the lab must know about a target to judge it fairly.
+
+    ``term_lags``: Status reports the term of the last applied entry, not of the leader it names.
+    ``graceful_statuses``: exit statuses (as of waitpid) that a clean stop on SIGTERM may end with.
+    ``election_timeout_ms``: the configured timeout of a silent leader; shown beside the results.
+    """
+
+    term_lags: bool
+    graceful_statuses: tuple[int, ...]
+    election_timeout_ms: int
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Settings of one scenario run. Times in the unit of their name."""
+
+    target: str
+    target_version: str
+    traits: Traits
+    scenario: str
+    trials: int
+    nodes: int
+    clients: int
+    rate_per_s: int
+    seed: int
+    thresholds: dict[str, float]
+    op_timeout_ms: int = 250
+    min_traffic: int = 50
+    load_s: float = 5.0
+    hold_s: float = 30.0
+    recovery_deadline_s: float = 30.0
+    shortened: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.trials > 0
+        assert self.nodes > 0
+        assert self.clients > 0
+        assert self.rate_per_s > 0
+
+    @property
+    def resolution_ms(self) -> float:
+        """Time between two attempts to write, by whichever client: no outage is known more exactly."""
+        return 1000 / self.rate_per_s
+
+    def threshold(self, name: str) -> float:
+        """A threshold of the scenario; a missing one is a mistake in the scenario or in the evidence."""
+        try:
+            return self.thresholds[name]
+        except KeyError:
+            raise ConfigError(f"the plan of {self.scenario} has no threshold {name}") from None
+
+
+class Preset(msgspec.Struct, frozen=True):
+    """How thorough a run is. ``trials`` by scenario name; other scenarios use their own defaults."""
+
+    name: str
+    trials: dict[str, int]
+    hold_s: float
+    load_s: float
+    shortened: str
+
+
+FULL = Preset("full", {}, hold_s=30.0, load_s=10.0, shortened="")
+
+QUICK = Preset(
+    "quick",
+    {"leader-only-write": 2, "leader-kill": 5, "leader-term": 5, "follower-kill": 3, "power-loss": 2},
+    hold_s=5.0,
+    load_s=2.0,
+    shortened="quick run: few trials, leadership held for 5 s instead of 30 s",
+)
+
+DEMO = Preset(
+    "demo",
+    {"leader-only-write": 3, "leader-kill": 10, "leader-term": 6, "follower-kill": 3, "power-loss": 3},
+    hold_s=6.0,
+    load_s=3.0,
+    shortened="demo run: few trials, leadership held for 6 s instead of 30 s",
+)
+
+PRESETS = {preset.name: preset for preset in (FULL, QUICK, DEMO)}

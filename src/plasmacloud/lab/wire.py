@@ -1,0 +1,92 @@
+"""How the lab speaks to one node: the public etcd v3 API, one call at one endpoint, never retried.
+
+The client library spreads calls over endpoints and retries where that is safe. A tester needs the opposite: every
+attempt goes to a known node, once, and ends in exactly one of three outcomes (see `plasmacloud.verify.history`).
+"""
+
+from collections.abc import Awaitable
+from enum import Enum
+
+from plasmacloud.base.errors import PlasmaError
+from plasmacloud.client.endpoints import Endpoint
+from plasmacloud.client.keys import after, prefix_end
+from plasmacloud.client.link import Link
+from plasmacloud.client.outcome import Effect, Verdict, judge
+from plasmacloud.rpc.proto import rpc_pb2
+from plasmacloud.rpc.status import RpcError
+from plasmacloud.verify.observations import KeyRecord
+
+_PUT = "/etcdserverpb.KV/Put"
+_RANGE = "/etcdserverpb.KV/Range"
+_STATUS = "/etcdserverpb.Maintenance/Status"
+_MOVE_LEADER = "/etcdserverpb.Maintenance/MoveLeader"
+_NEEDS_LEADER = (("hasleader", "true"),)
+_PAGE_KEYS = 5_000
+
+
+class Known(Enum):
+    """What a failed attempt proves about the write."""
+
+    NOT_EXECUTED = "not executed"
+    UNKNOWN = "unknown"
+
+
+class AttemptFailed(PlasmaError):
+    """One attempt at one node did not succeed."""
+
+    def __init__(self, message: str, known: Known) -> None:
+        super().__init__(message)
+        self.known = known
+
+
+class NodeApi:
+    """Calls to one node. Timeouts in seconds; every failure is an `AttemptFailed`."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._link = Link(Endpoint(host, port), connect_timeout=1.0)
+
+    async def put(self, key: str, value: str, *, timeout: float) -> int:
+        """Write a key; returns the revision of the acknowledgement."""
+        request = rpc_pb2.PutRequest(key=key.encode(), value=value.encode())
+        body = await self._call(_PUT, request.SerializeToString(), timeout, Effect.WRITE)
+        return rpc_pb2.PutResponse.FromString(body).header.revision
+
+    async def status(self, *, timeout: float) -> rpc_pb2.StatusResponse:
+        """The node's own view of itself; needs no quorum."""
+        return rpc_pb2.StatusResponse.FromString(await self._call(_STATUS, b"", timeout, Effect.READ))
+
+    async def move_leader(self, target_member: int, *, timeout: float) -> None:
+        """Ask this node, which must lead, to hand leadership over."""
+        request = rpc_pb2.MoveLeaderRequest(targetID=target_member)
+        await self._call(_MOVE_LEADER, request.SerializeToString(), timeout, Effect.WRITE)
+
+    async def read_prefix(self, prefix: str, revision: int, *, timeout: float) -> list[KeyRecord]:
+        """Everything this node itself holds under ``prefix`` at ``revision`` (0: now), page by page."""
+        start, end = prefix.encode(), prefix_end(prefix)
+        records: list[KeyRecord] = []
+        while True:
+            request = rpc_pb2.RangeRequest(
+                key=start, range_end=end, limit=_PAGE_KEYS, revision=revision, serializable=True
+            )
+            answer = await self._call(_RANGE, request.SerializeToString(), timeout, Effect.READ)
+            page = rpc_pb2.RangeResponse.FromString(answer)
+            records.extend(
+                KeyRecord(kv.key.decode(), kv.value.decode(), kv.create_revision, kv.mod_revision, kv.version)
+                for kv in page.kvs
+            )
+            if not page.more:
+                return records
+            start = after(page.kvs[-1].key)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._link.close()
+
+    async def _call(self, path: str, body: bytes, timeout: float, effect: Effect) -> bytes:
+        metadata = _NEEDS_LEADER if effect is Effect.WRITE else ()
+        call: Awaitable[bytes] = self._link.call(path, body, connect_within=timeout, timeout=timeout, metadata=metadata)
+        try:
+            return await call
+        except RpcError as error:
+            unknown = judge(error, effect) is Verdict.UNKNOWN
+            raise AttemptFailed(str(error), Known.UNKNOWN if unknown else Known.NOT_EXECUTED) from error
