@@ -1,0 +1,220 @@
+"""What comes back: plain values, decoded from the wire once.
+
+IDs are the API's unsigned 64-bit numbers, sizes are bytes, revisions count changes of the whole store.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+
+import msgspec
+
+from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
+
+
+class Header(msgspec.Struct, frozen=True):
+    """Stands at the head of every answer: who answered, at which store revision, in which term."""
+
+    cluster_id: int
+    member_id: int
+    revision: int
+    raft_term: int
+
+
+class KeyValue(msgspec.Struct, frozen=True):
+    """A key with its value and history. ``version`` counts puts since creation; ``lease`` 0 is none."""
+
+    key: bytes
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    version: int
+    lease: int
+
+
+class PutResult(msgspec.Struct, frozen=True):
+    """``prev_kv``: what was there before, if it was asked for and there was something."""
+
+    header: Header
+    prev_kv: KeyValue | None = None
+
+
+class RangeResult(msgspec.Struct, frozen=True):
+    """``count``: keys in the range, whatever the limit; ``more``: the limit cut the answer."""
+
+    header: Header
+    kvs: tuple[KeyValue, ...]
+    more: bool
+    count: int
+
+    @property
+    def first(self) -> KeyValue | None:
+        """The first key of the answer, or None."""
+        return self.kvs[0] if self.kvs else None
+
+    def __iter__(self) -> Iterator[KeyValue]:
+        return iter(self.kvs)
+
+    def __len__(self) -> int:
+        return len(self.kvs)
+
+
+class DeleteResult(msgspec.Struct, frozen=True):
+    """``deleted``: how many keys; ``prev_kvs``: those keys, if they were asked for."""
+
+    header: Header
+    deleted: int
+    prev_kvs: tuple[KeyValue, ...] = ()
+
+
+class TxnResult(msgspec.Struct, frozen=True):
+    """``succeeded``: all comparisons held. ``responses``: one for each operation of the branch that ran."""
+
+    header: Header
+    succeeded: bool
+    responses: tuple["OpResult", ...]
+
+
+OpResult = PutResult | RangeResult | DeleteResult | TxnResult
+
+
+class CompactResult(msgspec.Struct, frozen=True):
+    """The history before the revision asked for is gone."""
+
+    header: Header
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A member of the cluster. An empty name: added, but never started."""
+
+    id: int
+    name: str
+    peer_urls: tuple[str, ...]
+    client_urls: tuple[str, ...]
+    is_learner: bool
+
+
+class MemberList(msgspec.Struct, frozen=True):
+    """All members, as the member that answered knows them."""
+
+    header: Header
+    members: tuple[Member, ...]
+
+
+class Status(msgspec.Struct, frozen=True):
+    """One member's own view. ``leader`` 0: it knows none. Sizes in bytes; ``applied`` <= ``raft_index``."""
+
+    header: Header
+    version: str
+    db_size: int
+    db_size_in_use: int
+    leader: int
+    raft_index: int
+    raft_term: int
+    applied: int
+    errors: tuple[str, ...]
+    is_learner: bool
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this member says that it leads."""
+        return self.leader == self.header.member_id
+
+
+class AlarmKind(Enum):
+    """Why a member raised the alarm."""
+
+    NOSPACE = "nospace"
+    CORRUPT = "corrupt"
+    OTHER = "other"
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    """An alarm that is on."""
+
+    member_id: int
+    kind: AlarmKind
+
+
+class Health(Enum):
+    """Answer of the standard gRPC health check."""
+
+    SERVING = "serving"
+    NOT_SERVING = "not-serving"
+    UNKNOWN = "unknown"
+
+
+def header(message: rpc_pb2.ResponseHeader) -> Header:
+    """From the wire."""
+    return Header(message.cluster_id, message.member_id, message.revision, message.raft_term)
+
+
+def key_value(message: kv_pb2.KeyValue) -> KeyValue:
+    """From the wire."""
+    return KeyValue(
+        message.key, message.value, message.create_revision, message.mod_revision, message.version, message.lease
+    )
+
+
+def put_result(message: rpc_pb2.PutResponse) -> PutResult:
+    """From the wire."""
+    previous = key_value(message.prev_kv) if message.HasField("prev_kv") else None
+    return PutResult(header(message.header), previous)
+
+
+def range_result(message: rpc_pb2.RangeResponse) -> RangeResult:
+    """From the wire."""
+    kvs = tuple(key_value(kv) for kv in message.kvs)
+    return RangeResult(header(message.header), kvs, message.more, message.count)
+
+
+def delete_result(message: rpc_pb2.DeleteRangeResponse) -> DeleteResult:
+    """From the wire."""
+    previous = tuple(key_value(kv) for kv in message.prev_kvs)
+    return DeleteResult(header(message.header), message.deleted, previous)
+
+
+def txn_result(message: rpc_pb2.TxnResponse) -> TxnResult:
+    """From the wire. The members answer nested operations with an empty or missing header: it is theirs."""
+    return TxnResult(header(message.header), message.succeeded, tuple(map(_op_result, message.responses)))
+
+
+def _op_result(message: rpc_pb2.ResponseOp) -> OpResult:
+    match message.WhichOneof("response"):
+        case "response_put":
+            return put_result(message.response_put)
+        case "response_range":
+            return range_result(message.response_range)
+        case "response_delete_range":
+            return delete_result(message.response_delete_range)
+        case "response_txn":
+            return txn_result(message.response_txn)
+        case _:
+            raise ValueError("an operation of the transaction came back without a result")
+
+
+def member_list(message: rpc_pb2.MemberListResponse) -> MemberList:
+    """From the wire."""
+    members = tuple(Member(m.ID, m.name, tuple(m.peerURLs), tuple(m.clientURLs), m.isLearner) for m in message.members)
+    return MemberList(header(message.header), members)
+
+
+def status(message: rpc_pb2.StatusResponse) -> Status:
+    """From the wire."""
+    return Status(
+        header=header(message.header),
+        version=message.version,
+        db_size=message.dbSize,
+        db_size_in_use=message.dbSizeInUse,
+        leader=message.leader,
+        raft_index=message.raftIndex,
+        raft_term=message.raftTerm,
+        applied=message.raftAppliedIndex,
+        errors=tuple(message.errors),
+        is_learner=message.isLearner,
+    )
+
+
+def alarms(message: rpc_pb2.AlarmResponse) -> tuple[Alarm, ...]:
+    """From the wire."""
+    kinds = {rpc_pb2.NOSPACE: AlarmKind.NOSPACE, rpc_pb2.CORRUPT: AlarmKind.CORRUPT}
+    return tuple(Alarm(a.memberID, kinds.get(a.alarm, AlarmKind.OTHER)) for a in message.alarms)
