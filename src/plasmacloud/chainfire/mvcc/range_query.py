@@ -96,7 +96,7 @@ class RangeQuery:
         self._phase = _Phase.WALK
         # At the newest revision the index counts; a read in the past must look at every key to count them.
         self._whole_walk = revision < store.tip
-        self._left = self._limit if self._limit and self._field is None else -1
+        self._left = self._supply(order)
         if self._end is not None and not self._whole_walk:
             self._count = store.index.count(self._start, self._end)
         if request.count_only:
@@ -104,6 +104,18 @@ class RangeQuery:
             self._filter = self._field = None
             if self._end is not None and not self._whole_walk:
                 self._phase = _Phase.DONE
+
+    def _supply(self, order: int) -> int:
+        """How many records may be read before the rest is only counted; -1: all of them.
+
+        A sort target without an order is a trap that etcd's clients may rely on: the limit then picks the first keys,
+        and only those, with one more, are sorted.
+        """
+        if not self._limit:
+            return -1
+        if self._field is None:
+            return self._limit
+        return self._limit + 1 if order == RangeRequest.NONE and self._filter is None else -1
 
     @property
     def done(self) -> bool:
@@ -198,13 +210,13 @@ class RangeQuery:
     def _take(self, ids: list[bytes]) -> int:
         """Add what the records with these ids contribute; return the cost of long records in keys."""
         field, keep = self._field, self._filter
-        if keep is None and field is None:
-            if self._left >= 0:
-                ids = ids[: self._left]
-                self._left -= len(ids)
-            return self._emit(self._store.records.get_many(ids)) if ids else 0
         if self._has_enough:
             return 0
+        if keep is None and self._left >= 0:
+            ids = ids[: self._left]
+            self._left -= len(ids)
+        if keep is None and field is None:
+            return self._emit(self._store.records.get_many(ids)) if ids else 0
         records = self._store.records.get_many(ids)
         parsed = list(map(kv_pb2.KeyValue.FromString, records))
         if keep is not None:
@@ -213,7 +225,7 @@ class RangeQuery:
             parsed = [kv for kv, k in zip(parsed, kept, strict=True) if k]
         self._matched += len(records)
         if field is None:
-            if self._left >= 0:
+            if self._left >= 0:  # there is a filter, so nothing was cut above
                 records = records[: self._left]
                 self._left -= len(records)
             return len(ids) + self._emit(records)
