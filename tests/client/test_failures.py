@@ -58,10 +58,12 @@ TIMED_OUT = say(StatusCode.UNAVAILABLE, "etcdserver: request timed out")
 def test_nobody_listens_fails_long_before_the_deadline_and_says_not_executed(count: int) -> None:
     async def main() -> None:
         dead = [closed_endpoint() for _ in range(count)]
-        async with client(*dead) as c:
-            async with asyncio.timeout(LONG / 2):
-                with pytest.raises(Unavailable) as caught:
-                    await c.put("k", "v")
+        async with (
+            client(*dead) as c,
+            asyncio.timeout(LONG / 2),
+        ):
+            with pytest.raises(Unavailable) as caught:
+                await c.put("k", "v")
             assert not isinstance(caught.value, DeadlineExceeded)
             assert caught.value.exit_code is ExitCode.UNAVAILABLE
             assert {attempt.endpoint for attempt in caught.value.attempts} == set(dead)
@@ -94,10 +96,13 @@ def test_one_dead_endpoint_of_three_costs_nothing_but_an_attempt() -> None:
 
 def test_a_read_leaves_a_silent_endpoint_for_the_next_one() -> None:
     async def main() -> None:
-        async with silent_endpoint() as silent, scripted(None) as (good,):
-            async with client(silent, good.endpoint, timeout=2.0) as c:
-                assert (await c.get("k")).count == 1
-                assert c.endpoint_health()[0].failures == 1
+        async with (
+            silent_endpoint() as silent,
+            scripted(None) as (good,),
+            client(silent, good.endpoint, timeout=2.0) as c,
+        ):
+            assert (await c.get("k")).count == 1
+            assert c.endpoint_health()[0].failures == 1
 
     run(main)
 
@@ -106,9 +111,12 @@ def test_a_write_leaves_a_silent_endpoint_for_the_next_one_because_it_was_not_se
     """The HTTP/2 handshake is not answered, so the request never leaves."""
 
     async def main() -> None:
-        async with silent_endpoint() as silent, scripted(None) as (good,):
-            async with client(silent, good.endpoint, timeout=2.0) as c:
-                assert (await c.put("k", "v")).header.revision == 7
+        async with (
+            silent_endpoint() as silent,
+            scripted(None) as (good,),
+            client(silent, good.endpoint, timeout=2.0) as c,
+        ):
+            assert (await c.put("k", "v")).header.revision == 7
 
     run(main)
 
@@ -126,23 +134,27 @@ def test_a_lone_silent_endpoint_ends_with_the_deadline_and_not_executed() -> Non
 
 def test_a_server_that_never_answers_a_write_leaves_the_outcome_unknown() -> None:
     async def main() -> None:
-        async with scripted(lambda call, n: ignore(call), None) as (frozen, good):
-            async with client(frozen.endpoint, good.endpoint, timeout=SHORT) as c:
-                with pytest.raises(DeadlineOutcomeUnknown) as caught:
-                    await c.put("k", "v")
-                assert caught.value.exit_code is ExitCode.OUTCOME_UNKNOWN
-                assert good.calls == []
-                await c.put("k", "v")  # the next one goes elsewhere
-                assert good.calls == [PUT]
+        async with (
+            scripted(lambda call, n: ignore(call), None) as (frozen, good),
+            client(frozen.endpoint, good.endpoint, timeout=SHORT) as c,
+        ):
+            with pytest.raises(DeadlineOutcomeUnknown) as caught:
+                await c.put("k", "v")
+            assert caught.value.exit_code is ExitCode.OUTCOME_UNKNOWN
+            assert good.calls == []
+            await c.put("k", "v")  # the next one goes elsewhere
+            assert good.calls == [PUT]
 
     run(main)
 
 
 def test_a_server_that_never_answers_a_read_is_left_for_the_next_one() -> None:
     async def main() -> None:
-        async with scripted(lambda call, n: ignore(call), None) as (frozen, good):
-            async with client(frozen.endpoint, good.endpoint, timeout=2.0) as c:
-                assert (await c.get("k")).count == 1
+        async with (
+            scripted(lambda call, n: ignore(call), None) as (frozen, good),
+            client(frozen.endpoint, good.endpoint, timeout=2.0) as c,
+        ):
+            assert (await c.get("k")).count == 1
             assert (frozen.calls, good.calls) == ([RANGE], [RANGE])
 
     run(main)
@@ -170,34 +182,40 @@ def test_a_connection_that_went_silent_is_replaced() -> None:
 
 def test_a_server_that_dies_with_a_write_leaves_the_outcome_unknown_and_it_is_not_repeated() -> None:
     async def main() -> None:
-        async with scripted(lambda call, n: die(call), None) as (dying, good):
-            async with client(dying.endpoint, good.endpoint) as c:
-                with pytest.raises(OutcomeUnknown) as caught:
-                    await c.put("k", "v")
-                assert not isinstance(caught.value, DeadlineExceeded)
-                assert len(caught.value.attempts) == 1
-                assert (dying.calls, good.calls) == ([PUT], [])
+        async with (
+            scripted(lambda call, n: die(call), None) as (dying, good),
+            client(dying.endpoint, good.endpoint) as c,
+        ):
+            with pytest.raises(OutcomeUnknown) as caught:
+                await c.put("k", "v")
+            assert not isinstance(caught.value, DeadlineExceeded)
+            assert len(caught.value.attempts) == 1
+            assert (dying.calls, good.calls) == ([PUT], [])
 
     run(main)
 
 
 def test_a_server_that_dies_with_a_read_costs_a_repetition() -> None:
     async def main() -> None:
-        async with scripted(lambda call, n: die(call), None) as (dying, good):
-            async with client(dying.endpoint, good.endpoint) as c:
-                assert (await c.get("k")).count == 1
-                assert (await c.txn(Txn().then(get("k")))).succeeded
+        async with (
+            scripted(lambda call, n: die(call), None) as (dying, good),
+            client(dying.endpoint, good.endpoint) as c,
+        ):
+            assert (await c.get("k")).count == 1
+            assert (await c.txn(Txn().then(get("k")))).succeeded
 
     run(main)
 
 
 def test_a_transaction_that_writes_is_not_repeated() -> None:
     async def main() -> None:
-        async with scripted(lambda call, n: die(call), None) as (dying, good):
-            async with client(dying.endpoint, good.endpoint) as c:
-                with pytest.raises(OutcomeUnknown):
-                    await c.txn(Txn().then(get("k")).otherwise(put("k", "v")))
-                assert good.calls == []
+        async with (
+            scripted(lambda call, n: die(call), None) as (dying, good),
+            client(dying.endpoint, good.endpoint) as c,
+        ):
+            with pytest.raises(OutcomeUnknown):
+                await c.txn(Txn().then(get("k")).otherwise(put("k", "v")))
+            assert good.calls == []
 
     run(main)
 
@@ -220,10 +238,12 @@ def test_writes_wait_for_a_leader_as_long_as_somebody_answers() -> None:
             else:
                 answer(call)
 
-        async with scripted(elected_at_the_twelfth) as (server,):
-            async with client(closed_endpoint(), server.endpoint) as c:
-                await c.put("k", "v")
-                assert len(server.calls) == 12
+        async with (
+            scripted(elected_at_the_twelfth) as (server,),
+            client(closed_endpoint(), server.endpoint) as c,
+        ):
+            await c.put("k", "v")
+            assert len(server.calls) == 12
 
     run(main)
 
@@ -368,17 +388,19 @@ def test_a_call_under_way_when_the_client_closes_is_unknown() -> None:
 
 def test_cancelled_calls_leave_no_task_and_a_working_client() -> None:
     async def main() -> None:
-        async with scripted(lambda call, n: answer(call) if n > 40 else ignore(call)) as (server,):
-            async with client(server.endpoint) as c:
-                before = len(asyncio.all_tasks())
-                calls = [asyncio.create_task(c.put("k", "v")) for _ in range(40)]
-                while len(server.calls) < 40:
-                    await asyncio.sleep(0.001)
-                for call in calls:
-                    call.cancel()
-                await asyncio.gather(*calls, return_exceptions=True)
-                assert len(asyncio.all_tasks()) == before
-                await c.put("k", "v")
+        async with (
+            scripted(lambda call, n: answer(call) if n > 40 else ignore(call)) as (server,),
+            client(server.endpoint) as c,
+        ):
+            before = len(asyncio.all_tasks())
+            calls = [asyncio.create_task(c.put("k", "v")) for _ in range(40)]
+            while len(server.calls) < 40:
+                await asyncio.sleep(0.001)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            assert len(asyncio.all_tasks()) == before
+            await c.put("k", "v")
 
     run(main)
 
