@@ -32,6 +32,8 @@ class CommandKind(IntEnum):
     DELETE_RANGE = 2
     TXN = 3
     COMPACT = 4
+    PUBLISH = 5
+    """Not a client's: a member tells how clients reach it (`members.Publication`)."""
 
 
 _KINDS = frozenset(CommandKind)

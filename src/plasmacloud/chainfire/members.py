@@ -28,6 +28,32 @@ class Member(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, client_urls=tuple(urls))
 
 
+class Publication(msgspec.Struct, frozen=True):
+    """What a member tells the others through the log when it has started: where clients reach it."""
+
+    member_id: int
+    client_urls: tuple[str, ...]
+
+    @property
+    def extra_name(self) -> str:
+        """Under which name the state machine keeps it."""
+        return publication_name(self.member_id)
+
+    def encode(self) -> bytes:
+        """As the body of a PUBLISH command."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def decode(cls, body: bytes) -> "Publication":
+        """Raises `msgspec.MsgspecError` when ``body`` is none."""
+        return msgspec.msgpack.decode(body, type=cls)
+
+
+def publication_name(member_id: int) -> str:
+    """The name of a member's publication among the extra state."""
+    return f"published/{member_id:x}"
+
+
 class ClusterIdentity(msgspec.Struct, frozen=True):
     """The founding members and the id that follows from them."""
 

@@ -32,12 +32,16 @@ class _Round(Generic[W]):
 
 
 class ReadQueue(Generic[W]):
-    """Reads that wait for their read index. ``W`` is whatever the caller wants back."""
+    """Reads that wait for their read index. ``W`` is whatever the caller wants back.
 
-    def __init__(self) -> None:
+    ``first_context`` must be larger than any context of the member's earlier lives: an answer to a question of an
+    earlier life, still under way, may be older than a question of this one.
+    """
+
+    def __init__(self, *, first_context: int = 1) -> None:
         self._waiting: list[_Read[W]] = []
         self._rounds: deque[_Round[W]] = deque()
-        self._last_context = 0
+        self._next_context = first_context
 
     def __len__(self) -> int:
         return len(self._waiting) + sum(len(r.reads) for r in self._rounds)
@@ -54,10 +58,11 @@ class ReadQueue(Generic[W]):
     def start_round(self, now: float) -> int:
         """All waiting reads form a round; returns its context, a number never used before."""
         assert self.has_waiting
-        self._last_context += 1
-        self._rounds.append(_Round(self._last_context, self._waiting, now))
+        context = self._next_context
+        self._next_context += 1
+        self._rounds.append(_Round(context, self._waiting, now))
         self._waiting = []
-        return self._last_context
+        return context
 
     def confirmed(self, context: int, index: int) -> None:
         """The quorum has confirmed the round. An answer to a round given up on is ignored."""

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from plasmacloud.base.errors import StorageError
 from plasmacloud.chainfire.commands import CommandKind, decode
+from plasmacloud.chainfire.members import Publication
 from plasmacloud.chainfire.mvcc.records import RecordStore
 from plasmacloud.chainfire.mvcc.refusals import RpcRefusal, not_a_message
 from plasmacloud.chainfire.mvcc.store import MvccStore, no_leases
@@ -201,12 +202,22 @@ class StateMachine:
                 return Applied(store.txn(TxnRequest.FromString(body)))
             if kind == CommandKind.DELETE_RANGE:
                 return Applied(store.delete_range(DeleteRangeRequest.FromString(body)))
+            if kind == CommandKind.PUBLISH:
+                return self._publish(body)
             assert kind == CommandKind.COMPACT
             return Applied(store.compact(CompactionRequest.FromString(body)))
         except RpcRefusal as refusal:
             return Applied(b"", refusal)
         except DecodeError:
             return Applied(b"", not_a_message(CommandKind(kind).name.lower().replace("_", " ") + " request"))
+
+    def _publish(self, body: bytes) -> Applied:
+        try:
+            publication = Publication.decode(body)
+        except msgspec.MsgspecError:
+            return Applied(b"", not_a_message("publication"))
+        self.extra[publication.extra_name] = body
+        return Applied(b"")
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ Exit status 6: the configuration or the data directory was refused. 7: the disk 
 """
 
 
-class _Duration(click.ParamType):
+class _Duration(click.ParamType[float]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:

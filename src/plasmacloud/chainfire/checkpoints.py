@@ -1,0 +1,104 @@
+"""Checkpoints: the applied state goes to disk behind the log, and the log is shortened behind the checkpoints.
+
+A checkpoint is one synced transaction on a worker thread, about once a second or when much has gathered. It holds the
+applied index together with the data, so that a restart replays only what came later. A full disk is survived: the log
+keeps everything until a later checkpoint succeeds. Any other failure of the disk is fatal, as in the log.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from plasmacloud.base.errors import StorageError
+from plasmacloud.base.logging import get_logger
+from plasmacloud.chainfire.replica import Replica
+from plasmacloud.storage.state import StateStore
+from plasmacloud.storage.wal import Wal
+from plasmacloud.storage.wal_errors import DiskFull
+
+_POLL_S = 0.1
+_UNSAVED_BYTES = 64 << 20  # gathered state beyond this does not wait for the interval
+_KEEP_ENTRIES = 10_000  # kept in the log behind the floor, for a member that was only just restarted
+_KEEP_BYTES = 256 << 20  # unless the log has grown beyond this
+_RETRY_S = 5.0
+_COMPACTION_SLICE = 2_000
+
+log = get_logger("chainfire")
+
+
+class Checkpointer:
+    """Runs until cancelled. ``on_fatal`` is called when the state cannot be saved any more."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        store: StateStore,
+        wal: Wal,
+        *,
+        interval_s: float,
+        on_fatal: Callable[[StorageError], None],
+    ) -> None:
+        self._replica = replica
+        self._store = store
+        self._wal = wal
+        self._interval_s = interval_s
+        self._on_fatal = on_fatal
+        self._loop = asyncio.get_running_loop()
+        self._saved_index = replica.machine.applied_index
+        self._running = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Save when it is time, and do the housekeeping that goes with it."""
+        due = self._loop.time() + self._interval_s
+        while True:
+            await asyncio.sleep(_POLL_S)
+            await self._compact_store()
+            if self._loop.time() < due and self._replica.machine.unsaved_bytes < _UNSAVED_BYTES:
+                continue
+            due = self._loop.time() + self._interval_s
+            self._replica.share_floor()
+            try:
+                await self.save()
+                self._shorten_log()
+            except DiskFull as error:
+                log.warning("checkpoint failed, the log keeps everything", error=str(error))
+                due = self._loop.time() + _RETRY_S
+            except StorageError as error:
+                self._on_fatal(error)
+                return
+
+    async def save(self) -> None:
+        """Commit everything applied so far. Raises `StorageError`; after `DiskFull` it may be tried again."""
+        async with self._running:
+            machine = self._replica.machine
+            if machine.applied_index == self._saved_index:
+                return
+            checkpoint = machine.take_checkpoint()
+            while True:
+                try:
+                    await self._loop.run_in_executor(
+                        None, lambda: self._store.commit(checkpoint.puts, checkpoint.deletes, checkpoint.meta)
+                    )
+                    break
+                except DiskFull as error:
+                    # The frozen part of the state stays readable in memory; only its own commit may end that.
+                    log.warning("no space for a checkpoint, trying again", error=str(error))
+                    await asyncio.sleep(_RETRY_S)
+            machine.checkpoint_done()
+            self._saved_index = checkpoint.state.applied_index
+            self._saved_term = checkpoint.state.applied_term
+
+    def _shorten_log(self) -> None:
+        """Let entries go that are in a checkpoint here and in the log of every member."""
+        floor = min(self._replica.floor, self._saved_index)
+        spare = 0 if self._wal.size_bytes() > _KEEP_BYTES else _KEEP_ENTRIES
+        target = floor - spare
+        if target - self._wal.first_index() < _KEEP_ENTRIES and spare:
+            return
+        if target >= self._wal.first_index():
+            conf = self._replica.raft.conf.encode()
+            self._wal.mark(self._saved_index, self._saved_term, conf, keep=self._saved_index - target)
+
+    async def _compact_store(self) -> None:
+        store = self._replica.machine.store
+        while store.compaction is not None and not store.compact_step(_COMPACTION_SLICE):
+            await asyncio.sleep(0.001)  # noqa: ASYNC110 - this is not waiting, it is making room for others
