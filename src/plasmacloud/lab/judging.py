@@ -1,5 +1,6 @@
 """From evidence to checks: the judgements that most scenarios share. Pure; works on a loaded record alone."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
@@ -166,7 +167,12 @@ def check_rpo(case: Case) -> Check:
     """No acknowledged write is missing on any node."""
     ledger = case.ledger
     lost = ledger.lost_keys()
-    verdict, findings = bad_if(str(f) for f in ledger.of_kind(Disagreement.LOST))
+    missing_on: dict[str, list[str]] = defaultdict(list)
+    details: dict[str, str] = {}
+    for finding in ledger.of_kind(Disagreement.LOST):
+        missing_on[finding.key].append(finding.node)
+        details[finding.key] = f"trial {finding.trial}: {finding.detail}"
+    verdict, findings = bad_if(f"lost {key} on {', '.join(missing_on[key])}; {details[key]}" for key in missing_on)
     if verdict is Verdict.PASS and (ledger.unread or not case.record.readings):
         verdict, findings = Verdict.INCONCLUSIVE, shorten(ledger.unread or ["nothing was read back"])
     measured = f"{len(lost)} of {ledger.acknowledged} acknowledged writes lost"

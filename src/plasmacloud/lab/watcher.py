@@ -80,9 +80,15 @@ class Watcher:
 
     async def _watch(self, node: Node) -> None:
         api = NodeApi(node.spec.client.host, node.spec.client.port)
+        incarnation = node.incarnation
         quiet = False  # the last poll failed and that has been recorded
         try:
             while True:
+                if node.incarnation != incarnation:
+                    # A new process gets a new connection, without the old one's waiting time between attempts.
+                    incarnation = node.incarnation
+                    await api.close()
+                    api = NodeApi(node.spec.client.host, node.spec.client.port)
                 if node.running:
                     sample = await self._ask(node, api)
                     if sample.answered or not quiet:

@@ -16,7 +16,7 @@ class ChainFire(Target):
     describe = "ChainFire, default timers (election timeout 300 ms)"
 
     def missing(self) -> str | None:
-        if importlib.util.find_spec("plasmacloud.cli.main") is None:
+        if importlib.util.find_spec("plasmacloud.cli.serve") is None:
             return "this build has no `plasma chainfire serve`"
         return None
 
@@ -31,7 +31,7 @@ class ChainFire(Target):
         return [
             sys.executable,
             "-m",
-            "plasmacloud.cli.main",
+            "plasmacloud",
             "chainfire",
             "serve",
             "--name",
