@@ -1,0 +1,5 @@
+"""`python -m plasmacloud` is `plasma`."""
+
+from plasmacloud.cli.main import main
+
+main()
