@@ -1,0 +1,51 @@
+"""The numbers that bound what one connection may cost us. Sizes in bytes, times in seconds."""
+
+import msgspec
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of one HTTP/2 connection, used by both the server and the client side."""
+
+    max_recv_bytes: int = 2 * MIB
+    """Largest message accepted, after decompression: etcd's request limit (1.5 MiB) plus its slack."""
+    max_header_list_bytes: int = 16 * KIB
+    """Largest decoded header list, counted as RFC 7541 section 4.1 does; larger ones are refused."""
+    max_concurrent_streams: int = 1024
+    stream_window_bytes: int = 1 * MIB
+    connection_window_bytes: int = 16 * MIB
+    max_buffered_bytes: int = 64 * MIB
+    """Total of all partly received messages of one connection; the call that passes it is refused."""
+    send_buffer_bytes: int = 64 * KIB
+    """A streaming ``send`` waits while more than this is queued on its stream."""
+    write_buffer_bytes: int = 1 * MIB
+    """Unsent bytes in the transport above which the server stops reading that connection."""
+    control_burst: int = 2000
+    control_per_s: float = 500.0
+    """PING, SETTINGS, empty and ignored frames tolerated beyond those that useful traffic justifies."""
+    reset_burst: int = 2000
+    reset_per_s: float = 200.0
+    """Streams that the peer may open and reset again (CVE-2023-44487)."""
+    handshake_timeout_s: float = 10.0
+    max_connections: int = 4096
+
+
+class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a client channel connects and notices a dead peer."""
+
+    keepalive_interval_s: float | None = 2.0
+    """Silence after which a PING is sent while unary calls wait; None: never."""
+    stream_keepalive_interval_s: float | None = 10.0
+    """The same while only streaming calls are open. etcd punishes pings more frequent than 5 s."""
+    keepalive_timeout_s: float = 2.0
+    """Silence after the PING that closes the connection."""
+    connect_timeout_s: float = 3.0
+    backoff_initial_s: float = 0.02
+    backoff_max_s: float = 0.5
+    backoff_factor: float = 2.0
+
+
+CLIENT_LIMITS = Limits(max_recv_bytes=256 * MIB, max_buffered_bytes=1024 * MIB)
+"""A client trusts its server with larger answers: a range of a whole store is one message."""

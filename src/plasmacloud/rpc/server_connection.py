@@ -1,0 +1,298 @@
+"""The server's side of a connection: requests come in, find their route, and become calls.
+
+Header blocks repeat: a client sends the same few blocks all day. Whole blocks are therefore cached (bytes to parsed
+request) as long as the decoder's dynamic table has not changed; behind that, field lists are cached without their
+``grpc-timeout``, for clients that insert a new timeout with every request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from plasmacloud.base.logging import get_logger
+from plasmacloud.rpc.h2 import frames
+from plasmacloud.rpc.h2.connection import Connection
+from plasmacloud.rpc.h2.errors import ConnectionFault, ErrorCode
+from plasmacloud.rpc.h2.guard import FloodGuard
+from plasmacloud.rpc.h2.headers import Field, encode_fields
+from plasmacloud.rpc.h2.settings import Setting
+from plasmacloud.rpc.h2.stream import CLOSED, HALF_CLOSED_REMOTE, OPEN, Stream, StreamEvent
+from plasmacloud.rpc.request import Malformed, RequestHead, parse_request, trailers_block
+from plasmacloud.rpc.service import CallKind, StreamCall, UnaryCall
+from plasmacloud.rpc.status import StatusCode
+
+if TYPE_CHECKING:
+    from plasmacloud.rpc.server import Server
+
+log = get_logger("rpc")
+
+_MAX_CACHED_HEADS: Final = 512
+_MAX_CACHED_BLOCK_BYTES: Final = 2048
+_DRAIN_PING: Final = b"drain\0\0\0"
+_HTTP1_ANSWER: Final = (
+    b"HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\ncontent-length: 36\r\n"
+    b"connection: close\r\n\r\nThis port speaks gRPC over HTTP/2.\r\n"
+)
+_OVERSIZED = RequestHead((), "", None)
+_OVERSIZED.refusal = (StatusCode.RESOURCE_EXHAUSTED, "the request's headers exceed the limit")
+
+
+class ServerConnection(Connection):
+    """One accepted connection."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(asyncio.get_running_loop(), server.limits)
+        self.server = server
+        self.wheel = server.wheel
+        self._routes = server.services.routes
+        self._batch_end = server.services.batch_end
+        self._heads: dict[bytes, RequestHead] = {}
+        self._templates: dict[tuple[Field, ...], RequestHead] = {}
+        self._greeted = False
+        self._greeting = b""
+        self._handshake: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._resets = FloodGuard(
+            "stream resets", self.limits.reset_burst, self.limits.reset_per_s, self.loop.time, lambda: 0
+        )
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if not self.server.admit(self):
+            log.warning("connection refused: too many", peer=self.peer, limit=self.limits.max_connections)
+            self.abort()
+            return
+        self._handshake = self.loop.call_later(self.limits.handshake_timeout_s, self.abort)
+
+    def data_received(self, data: bytes) -> None:
+        if self._greeted:
+            super().data_received(data)
+            return
+        self._greeting += data
+        preface = frames.PREFACE
+        if self._greeting.startswith(preface):
+            self._greet()
+            rest = self._greeting[len(preface) :]
+            self._greeting = b""
+            if rest:
+                super().data_received(rest)
+        elif not preface.startswith(self._greeting):
+            self._refuse_greeting()
+
+    def _greet(self) -> None:
+        self._greeted = True
+        if self._handshake is not None:
+            self._handshake.cancel()
+        self.start_sending(
+            [
+                (Setting.MAX_CONCURRENT_STREAMS, self.limits.max_concurrent_streams),
+                (Setting.INITIAL_WINDOW_SIZE, self.limits.stream_window_bytes),
+                (Setting.MAX_HEADER_LIST_SIZE, self.limits.max_header_list_bytes),
+            ]
+        )
+        if self.server.closing:
+            self.drain()
+
+    def _refuse_greeting(self) -> None:
+        line = self._greeting.split(b"\r\n", 1)[0]
+        self._greeted = True
+        self._greeting = b""
+        if self._handshake is not None:
+            self._handshake.cancel()
+        if b" HTTP/1." in line or line.split(b" ")[0] in (b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"DELETE"):
+            self.failed = True
+            assert self.transport is not None
+            self.transport.write(_HTTP1_ANSWER)
+            self.transport.close()
+        else:
+            hint = "this looks like TLS" if line[:2] == b"\x16\x03" else "not an HTTP/2 client"
+            self.fail(ErrorCode.PROTOCOL_ERROR, f"invalid connection preface: {hint}")
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def on_batch_end(self) -> None:
+        if self._batch_end is not None:
+            try:
+                self._batch_end()
+            except Exception:  # the service's bug must not end the connection
+                log.error("batch end callback failed", exc_info=True)
+
+    # Requests
+
+    def on_block(self, stream_id: int, block: bytes, end_stream: bool) -> None:
+        head = self._heads.get(block)
+        if head is None or stream_id <= self.last_peer_stream:
+            fields = self._decode(block)
+            if stream_id <= self.last_peer_stream:
+                self._on_later_block(stream_id, fields, end_stream)
+                return
+            if not stream_id & 1:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"a client cannot open stream {stream_id}")
+            self.last_peer_stream = stream_id
+            self.requests += 1
+            try:
+                head = self._understand(fields)
+            except Malformed:
+                self.reset(stream_id, ErrorCode.PROTOCOL_ERROR)
+                self._control.spend()
+                return
+            if len(block) <= _MAX_CACHED_BLOCK_BYTES and self._cacheable:
+                if len(self._heads) >= _MAX_CACHED_HEADS:
+                    self._heads.clear()
+                self._heads[block] = head
+        else:
+            if not stream_id & 1:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"a client cannot open stream {stream_id}")
+            self.last_peer_stream = stream_id
+            self.requests += 1
+        self._open(stream_id, head, end_stream)
+
+    _cacheable = False
+
+    def _decode(self, block: bytes) -> list[Field] | None:
+        version = self.decoder.version
+        fields = self.decoder.decode(block)
+        self._cacheable = version == self.decoder.version
+        if not self._cacheable and self._heads:
+            self._heads.clear()
+        return fields
+
+    def _understand(self, fields: list[Field] | None) -> RequestHead:
+        if fields is None:
+            return _OVERSIZED
+        timeout: bytes | None = None
+        for position, field in enumerate(fields):
+            if field[0] == b"grpc-timeout":
+                timeout = field[1]
+                del fields[position]
+                break
+        key = tuple(fields)
+        template = self._templates.get(key)
+        if template is None:
+            template = parse_request(key, self._routes)
+            if len(self._templates) >= _MAX_CACHED_HEADS:
+                self._templates.clear()
+            self._templates[key] = template
+        return template if timeout is None else template.with_timeout(timeout)
+
+    def _open(self, stream_id: int, head: RequestHead, end_stream: bool) -> None:
+        route = head.route
+        if (
+            len(self.streams) >= self.limits.max_concurrent_streams
+            or (self.goaway_sent is not None and stream_id > self.goaway_sent)
+            or self.server.overloaded
+        ):
+            self.reset(stream_id, ErrorCode.REFUSED_STREAM)
+            self._control.spend()
+            return
+        if route is None or head.refusal is not None or head.http_status != 200:
+            self._refuse(stream_id, head, end_stream)
+            return
+        call: UnaryCall | StreamCall
+        if route.kind is CallKind.UNARY:
+            self.streams[stream_id] = call = UnaryCall(self, stream_id, head)
+        else:
+            self.streams[stream_id] = call = StreamCall(self, stream_id, head)
+            call.start()
+        if head.timeout_s is not None:
+            call.start_deadline(self.received_s + head.timeout_s)
+        if end_stream:
+            if isinstance(call, UnaryCall):
+                call.advance(StreamEvent.RECV_END)
+            call.on_request_end()
+
+    def _refuse(self, stream_id: int, head: RequestHead, end_stream: bool) -> None:
+        """Answer a request that has no call: a status in one header block, and no interest in its body."""
+        if head.http_status != 200:
+            fields = [(b":status", b"%d" % head.http_status)]
+            if head.http_status == 405:
+                fields.append((b"allow", b"POST"))
+            block = encode_fields(fields)
+        else:
+            assert head.refusal is not None
+            block = trailers_block(*head.refusal, (), alone=True)
+        self._control.spend()
+        self.end_call(Stream(self, stream_id, HALF_CLOSED_REMOTE if end_stream else OPEN), block)
+
+    def _on_later_block(self, stream_id: int, fields: list[Field] | None, end_stream: bool) -> None:
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            stream.on_headers(fields, end_stream)
+        elif self.was_reset(stream_id):
+            self._control.spend()
+        else:
+            raise ConnectionFault(ErrorCode.STREAM_CLOSED, f"HEADERS on closed stream {stream_id}")
+
+    def check_trailers(self, stream: Stream, end_stream: bool) -> None:
+        """Trailers of a request: allowed once, as its end; their content means nothing in gRPC."""
+        stream.advance(StreamEvent.RECV_HEADERS)
+        if not end_stream:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"second HEADERS without END_STREAM on {stream.id}")
+        stream.advance(StreamEvent.RECV_END)
+
+    def end_call(self, stream: Stream, block: bytes) -> None:
+        """Send the block that ends a call; if the client is still sending, tell it to stop."""
+        unfinished = stream.state is OPEN
+        encoded = self.headers_bytes(stream.id, block, True)
+        if unfinished:
+            encoded += frames.rst_stream_frame(stream.id, ErrorCode.NO_ERROR)
+            self.ignore_rest_of(stream.id)
+        self.send_tail(stream, encoded)
+
+    def on_local_end(self, stream: Stream) -> None:
+        if stream.state is not CLOSED:  # ended early: the RST_STREAM went out behind the trailers
+            self.forget(stream)
+
+    def forget(self, stream: Stream) -> None:
+        super().forget(stream)
+        if self.goaway_sent is not None and not self.streams:
+            self._settle_drain()
+
+    def on_peer_reset(self) -> None:
+        self._resets.spend()
+
+    def is_idle(self, stream_id: int) -> bool:
+        return stream_id > self.last_peer_stream or not stream_id & 1
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a handler in a task that the server knows."""
+        return self.server.spawn(work)
+
+    # Shutting down
+
+    def drain(self) -> None:
+        """Ask the client to open nothing more; streams that cross this on the wire are still served.
+
+        The first GOAWAY announces, a PING makes sure the client has seen it, the second one is binding
+        (RFC 9113 section 6.8).
+        """
+        if not self._greeted or self.failed:
+            self.abort()
+            return
+        self.write(frames.goaway_frame(frames.MAX_STREAM_ID, ErrorCode.NO_ERROR))
+        self.write(frames.ping_frame(_DRAIN_PING))
+
+    def on_ping_ack(self, payload: bytes) -> None:
+        if payload == _DRAIN_PING and self.goaway_sent is None and self.server.closing:
+            self.goaway_sent = self.last_peer_stream
+            self.write(frames.goaway_frame(self.last_peer_stream, ErrorCode.NO_ERROR))
+            if not self.streams:
+                self._settle_drain()
+
+    def _settle_drain(self) -> None:
+        self.loop.call_soon(self.close)  # after the flush that carries the last reply
+
+    def on_close(self, reason: str) -> None:
+        if self._handshake is not None:
+            self._handshake.cancel()
+        self.server.dismiss(self)
