@@ -99,10 +99,10 @@ class StateStore:
         return self._read(key, self._kv)
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values in the order of the keys, all as of one commit; None for keys that do not exist."""
+        """The values of the keys in their order, None for a key that does not exist; all as of one commit."""
         try:
             with self._remap, self._env.begin(db=self._kv) as txn:
-                found = list(map(txn.get, keys))
+                found = [txn.get(key) for key in keys]
         except lmdb.Error as error:
             raise _translate(error, self.path, "reading") from error
         return [None if raw is None else self._unwrap(key, raw) for key, raw in zip(keys, found, strict=True)]
