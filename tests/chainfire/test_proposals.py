@@ -93,6 +93,21 @@ def test_room_is_freed_by_execution() -> None:
     assert len(q) == 1
 
 
+def test_a_command_whose_client_has_left_is_not_sent_at_all() -> None:
+    gone: set[str] = set()
+    q: ProposalQueue[str] = ProposalQueue(max_commands=10, max_bytes=100, is_gone=gone.__contains__)
+    q.submit(PUT, b"a", "a", 5.0)
+    q.submit(PUT, b"b", "b", 5.0)
+    gone.add("a")
+    assert q.take(1000) == Batch(1, [(PUT, b"b")])
+    gone.add("b")
+    assert list(q.again(1000)) == [Batch(1, [(PUT, b"b")])], "what was sent keeps its number"
+    q.submit(PUT, b"c", "c", 5.0)
+    gone.add("c")
+    assert q.take(1000) is None
+    assert q.size_bytes == 1
+
+
 def test_commands_executed_out_of_order_are_a_bug() -> None:
     q = queue()
     q.submit(PUT, b"a", "a", 5.0)

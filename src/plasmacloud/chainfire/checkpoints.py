@@ -20,7 +20,8 @@ _UNSAVED_BYTES = 64 << 20  # gathered state beyond this does not wait for the in
 _KEEP_ENTRIES = 10_000  # kept in the log behind the floor, for a member that was only just restarted
 _KEEP_BYTES = 256 << 20  # unless the log has grown beyond this
 _RETRY_S = 5.0
-_COMPACTION_SLICE = 2_000
+_COMPACTION_SLICE = 2_000  # keys
+_COMPACTION_SLICES = 50  # at most, between two looks at the clock
 
 log = get_logger("chainfire")
 
@@ -35,7 +36,7 @@ class Checkpointer:
         wal: Wal,
         *,
         interval_s: float,
-        on_fatal: Callable[[StorageError], None],
+        on_fatal: Callable[[Exception], None],
     ) -> None:
         self._replica = replica
         self._store = store
@@ -44,6 +45,7 @@ class Checkpointer:
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
         self._saved_index = replica.machine.applied_index
+        self._saved_term = replica.machine.applied_term
         self._running = asyncio.Lock()
 
     async def run(self) -> None:
@@ -59,15 +61,12 @@ class Checkpointer:
             try:
                 await self.save()
                 self._shorten_log()
-            except DiskFull as error:
-                log.warning("checkpoint failed, the log keeps everything", error=str(error))
-                due = self._loop.time() + _RETRY_S
             except StorageError as error:
                 self._on_fatal(error)
                 return
 
     async def save(self) -> None:
-        """Commit everything applied so far. Raises `StorageError`; after `DiskFull` it may be tried again."""
+        """Commit everything applied so far; waits for space on a full disk. Raises `StorageError`."""
         async with self._running:
             machine = self._replica.machine
             if machine.applied_index == self._saved_index:
@@ -80,8 +79,8 @@ class Checkpointer:
                     )
                     break
                 except DiskFull as error:
-                    # The frozen part of the state stays readable in memory; only its own commit may end that.
-                    log.warning("no space for a checkpoint, trying again", error=str(error))
+                    # What was taken stays readable in memory until its own commit succeeds.
+                    log.warning("no space for a checkpoint, the log keeps everything", error=str(error))
                     await asyncio.sleep(_RETRY_S)
             machine.checkpoint_done()
             self._saved_index = checkpoint.state.applied_index
@@ -99,6 +98,8 @@ class Checkpointer:
             self._wal.mark(self._saved_index, self._saved_term, conf, keep=self._saved_index - target)
 
     async def _compact_store(self) -> None:
-        store = self._replica.machine.store
-        while store.compaction is not None and not store.compact_step(_COMPACTION_SLICE):
-            await asyncio.sleep(0.001)  # noqa: ASYNC110 - this is not waiting, it is making room for others
+        """Some slices of a pending compaction, with room for others between them."""
+        for _ in range(_COMPACTION_SLICES):
+            if self._replica.machine.store.compact_step(_COMPACTION_SLICE):
+                return
+            await asyncio.sleep(0)

@@ -14,7 +14,7 @@ Pure: the time is an argument (seconds, monotonic).
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from plasmacloud.base.errors import PlasmaError
@@ -58,7 +58,9 @@ class ProposalQueue(Generic[W]):
     Invariant: the commands in flight have the numbers ``_next_seq - len(in flight) … _next_seq - 1``.
     """
 
-    def __init__(self, *, max_commands: int, max_bytes: int) -> None:
+    def __init__(self, *, max_commands: int, max_bytes: int, is_gone: Callable[[W], bool] = lambda _: False) -> None:
+        """``is_gone`` tells that nobody waits any more: a command that was not sent by then is dropped."""
+        self._is_gone = is_gone
         self._max_commands = max_commands
         self._max_bytes = max_bytes
         self._unsent: deque[_Unsent[W]] = deque()
@@ -93,18 +95,19 @@ class ProposalQueue(Generic[W]):
 
     def take(self, max_bytes: int) -> Batch | None:
         """Number the oldest unsent commands, up to ``max_bytes`` but at least one, for sending now."""
-        if not self._unsent:
-            return None
         first_seq = self._next_seq
         commands: list[Command] = []
         size = 0
         while self._unsent and (not commands or size + len(self._unsent[0].body) <= max_bytes):
             kind, body, waiter, deadline = self._unsent.popleft()
+            if self._is_gone(waiter):
+                self._bytes -= len(body)
+                continue
             size += len(body)
             commands.append((kind, body))
             self._in_flight.append(_InFlight(kind, body, waiter, deadline))
         self._next_seq += len(commands)
-        return Batch(first_seq, commands)
+        return Batch(first_seq, commands) if commands else None
 
     def again(self, max_bytes: int) -> Iterator[Batch]:
         """Everything in flight, oldest first, in batches of up to ``max_bytes`` (but at least one command)."""

@@ -29,7 +29,7 @@ from plasmacloud.chainfire.proposals import Batch, Overloaded, ProposalQueue
 from plasmacloud.chainfire.reads import ReadQueue
 from plasmacloud.chainfire.state_machine import StateMachine
 from plasmacloud.raft.codec import decode_message, encode_message
-from plasmacloud.raft.errors import NotLeader, ProposalRefused
+from plasmacloud.raft.errors import NotLeader, ProposalRefused, StateLost
 from plasmacloud.raft.messages import Message
 from plasmacloud.raft.raft import Raft, Ready
 from plasmacloud.rpc.peer import PeerTransport
@@ -55,7 +55,11 @@ log = get_logger("chainfire")
 
 
 class Waiter(Protocol):
-    """Where the answer to a request goes. Exactly one of the two is called, once."""
+    """Where the answer to a request goes. Exactly one of `reply` and `fail` is called, once."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
 
     def reply(self, body: bytes) -> None: ...
 
@@ -89,7 +93,9 @@ class Replica:
         machine: StateMachine,
         raft: Raft,
         on_leader_change: Callable[[int, int], None],
+        on_fatal: Callable[[Exception], None],
     ) -> None:
+        """``on_fatal`` is called once, when the replica has stopped because it must not go on."""
         self.config = config
         self.member_id = config.member.id
         self.machine = machine
@@ -97,6 +103,7 @@ class Replica:
         self._wal = wal
         self._origin = (self.member_id, incarnation)
         self._on_leader_change = on_leader_change
+        self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
         self.transport = PeerTransport(
             cluster_id=config.cluster.cluster_id,
@@ -109,7 +116,9 @@ class Replica:
             on_connected=self._on_peer_connected,
         )
         self._proposals: ProposalQueue[Waiter] = ProposalQueue(
-            max_commands=config.max_inflight_commands, max_bytes=config.max_inflight_bytes
+            max_commands=config.max_inflight_commands,
+            max_bytes=config.max_inflight_bytes,
+            is_gone=lambda waiter: waiter.done,
         )
         self._reads: ReadQueue[ReadWaiter] = ReadQueue(first_context=incarnation)
         self._forwarded: list[bytes] = []  # batches of other members, for the next entry
@@ -238,7 +247,10 @@ class Replica:
             message = decode_message(frame[1:])
             if message.sender != sender or message.to != self.member_id:
                 raise PlasmaError(f"a raft message from {message.sender:x} to {message.to:x} on another's connection")
-            self.raft.step(message)
+            try:
+                self.raft.step(message)
+            except StateLost as error:
+                self._fail(error)
         elif kind == _COMMANDS:
             batch = frame[1:]
             check_batch(batch)
@@ -265,7 +277,11 @@ class Replica:
         # A tick that comes late is one tick: time in which this process did not run is no evidence against the leader.
         self._next_tick_at = max(self._next_tick_at + self.config.tick_s, now)
         self._tick_handle = self._loop.call_at(self._next_tick_at, self._tick)
-        self.raft.tick()
+        try:
+            self.raft.tick()
+        except Exception as error:  # noqa: BLE001 - see _fail
+            self._fail(error)
+            return
         self._ticks += 1
         if self._ticks % _EXPIRE_TICKS == 0:
             self._expire(now)
@@ -285,8 +301,19 @@ class Replica:
 
     def _pump(self) -> None:
         self._pump_scheduled = False
-        if not self._running:
-            return
+        if self._running:
+            try:
+                self._serve()
+            except Exception as error:  # noqa: BLE001 - see _fail
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """A replica whose log, state or reasoning failed must not say another word: its promises may be wrong."""
+        if self._running:
+            self._running = False
+            self._on_fatal(error)
+
+    def _serve(self) -> None:
         self._drive()
         if self._leader_seen != (self.raft.leader_id, self.raft.term):
             self._leader_changed()
@@ -317,7 +344,10 @@ class Replica:
     def _on_durable(self, ready: Ready) -> None:
         self._readys_in_flight -= 1
         if self._running:
-            self._finish(ready)
+            try:
+                self._finish(ready)
+            except Exception as error:  # noqa: BLE001 - see _fail
+                self._fail(error)
             self.wake()
 
     def _finish(self, ready: Ready) -> None:

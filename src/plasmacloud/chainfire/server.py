@@ -74,6 +74,10 @@ def _on_signal(signum: int, stop: asyncio.Event) -> None:
     stop.set()
 
 
+class ReplicaFailed(PlasmaError):
+    """Something happened that the code says cannot happen."""
+
+
 class MemberProcess:
     """Everything that one member opens and starts, in the order in which it is closed again, reversed."""
 
@@ -105,6 +109,7 @@ class MemberProcess:
             machine=machine,
             raft=raft,
             on_leader_change=self._on_leader_change,
+            on_fatal=self._on_fatal,
         )
         self._checkpointer = Checkpointer(
             self._replica, store, wal, interval_s=config.checkpoint_interval_s, on_fatal=self._on_fatal
@@ -223,10 +228,18 @@ class MemberProcess:
             self._led.clear()
         self._health.set_serving(leader != 0)
 
-    def _on_fatal(self, error: StorageError) -> None:
-        log.error("the disk failed, stopping at once", error=str(error))
-        if not self._fatal.done():
-            self._fatal.set_exception(error)
+    def _on_fatal(self, error: Exception) -> None:
+        if self._fatal.done():
+            return
+        if isinstance(error, PlasmaError):
+            log.error("stopping at once", error=str(error))
+        else:
+            log.error("stopping at once, this is a bug", exc_info=error)
+            error = ReplicaFailed(
+                f"the member stopped because of a defect: {type(error).__name__}: {error}",
+                hint="its data is intact; please report the log of this member",
+            )
+        self._fatal.set_exception(error)
 
     async def _leave(self) -> None:
         """Leadership to another member, answers to those who wait, a last checkpoint."""
@@ -239,7 +252,11 @@ class MemberProcess:
         self._health.set_serving(False)
         replica.refuse_new()
         await self._server.close(_DRAIN_S)
-        await self._checkpointer.save()
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._checkpointer.save()
+        except TimeoutError:
+            log.warning("no last checkpoint in time; the next start replays the log")
 
     async def close(self) -> None:
         """Let go of everything that was opened, in whatever state `start` and `run` left it."""
@@ -250,9 +267,13 @@ class MemberProcess:
             await self._replica.stop()
         if self._server is not None:
             await self._server.close(0.0)
-        self._closers.close()
-        if self._fatal.done() and not self._fatal.cancelled():
-            self._fatal.exception()  # seen
+        failed = self._fatal.done() and self._fatal.exception() is not None
+        try:
+            self._closers.close()
+        except StorageError as error:
+            if not failed:
+                raise
+            log.error("closing failed too", error=str(error))
 
 
 class _NotPublished(PlasmaError):
@@ -264,6 +285,10 @@ class _FutureWaiter:
 
     def __init__(self, answer: "asyncio.Future[None]") -> None:
         self._answer = answer
+
+    @property
+    def done(self) -> bool:
+        return self._answer.done()
 
     def reply(self, _body: bytes) -> None:
         if not self._answer.done():
