@@ -1,0 +1,192 @@
+"""`plasma lab`: run scenarios, list them, and check the evidence of an old run again."""
+
+import random
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from plasmacloud.base.errors import ConfigError, ExitCode
+from plasmacloud.base.units import parse_duration
+from plasmacloud.cli import errors
+from plasmacloud.cli.lazy import examples
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from plasmacloud.lab.report import Report
+
+PRESET_NAMES = ("full", "quick", "demo")
+
+
+@click.group(
+    epilog=examples("plasma lab run", "plasma lab run leader-kill --target chainfire --target etcd", "plasma lab list")
+)
+def lab() -> None:
+    """Prove high availability: break real clusters, measure, and keep the evidence."""
+
+
+@lab.command(
+    epilog=examples(
+        "plasma lab run                                            # all scenarios on ChainFire",
+        "plasma lab run leader-kill --target chainfire --target etcd --trials 50",
+        "plasma lab run --preset demo                              # under two minutes",
+        "plasma lab run power-loss --target canary                 # a broken store: must FAIL",
+        "plasma lab run leader-kill --threshold leader-kill.rto_max_ms=500",
+    )
+)
+@click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
+@click.option(
+    "--target", "targets", multiple=True, metavar="NAME", help="System under test; repeatable. [default: chainfire]"
+)
+@click.option("--preset", type=click.Choice(PRESET_NAMES), default="full", show_default=True, help="How thorough.")
+@click.option("--quick", is_flag=True, help="Short for --preset quick.")
+@click.option(
+    "--trials", type=click.IntRange(1, 10_000), help="Repetitions of each fault. [default: 20, or the scenario's]"
+)
+@click.option("--seed", type=int, help="For everything that is drawn. [default: random]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="New directory for the evidence. [default: plasma-lab/TIME]"
+)
+@click.option("--nodes", type=int, default=3, show_default=True, help="Size of the cluster.")
+@click.option(
+    "--rate", type=click.IntRange(10, 20_000), default=800, show_default=True, help="Writes per second, all clients."
+)
+@click.option("--clients", type=click.IntRange(1, 5_000), default=200, show_default=True, help="Concurrent clients.")
+@click.option("--op-timeout", default="250ms", show_default=True, help="How long a client waits for one write.")
+@click.option(
+    "--threshold", "thresholds", multiple=True, metavar="SCENARIO.NAME=VALUE", help="Change a threshold; repeatable."
+)
+@click.pass_context
+def run(
+    ctx: click.Context,
+    scenarios: tuple[str, ...],
+    targets: tuple[str, ...],
+    preset: str,
+    quick: bool,
+    trials: int | None,
+    seed: int | None,
+    out: Path | None,
+    nodes: int,
+    rate: int,
+    clients: int,
+    op_timeout: str,
+    thresholds: tuple[str, ...],
+) -> None:
+    """Run SCENARIOs (default: all) and write an evidence directory.
+
+    Exit status 0 only if everything passed; 1 if anything failed or proved nothing; 130 after Ctrl-C.
+    """
+    from plasmacloud.lab.live import display_for
+    from plasmacloud.lab.plan import PRESETS
+    from plasmacloud.lab.planning import Request, make_plans
+    from plasmacloud.lab.runner import prepare_directory, run_plans
+    from plasmacloud.lab.tables import render_summary
+
+    if quick and preset not in ("full", "quick"):
+        raise click.UsageError("--quick and --preset exclude each other")
+    request = Request(
+        scenarios=scenarios,
+        targets=targets,
+        preset=PRESETS["quick" if quick else preset],
+        trials=trials,
+        seed=random.SystemRandom().randrange(2**31) if seed is None else seed,
+        nodes=nodes,
+        clients=clients,
+        rate_per_s=rate,
+        op_timeout_ms=max(1, round(parse_duration(op_timeout) * 1000)),
+        thresholds=dict(map(_threshold, thresholds)),
+    )
+    plans, remarks = make_plans(request)
+    root = out if out is not None else Path("plasma-lab") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    prepare_directory(root)
+    console = _console()
+    for remark in remarks:
+        errors.say(remark)
+    outcome = run_plans(plans, root, request.seed, display_for(console))
+    report = outcome.report
+    console.print(render_summary(report.verdict, report.interrupted, report.not_run, report.results))
+    console.print(
+        f"evidence  {root}/   check again: plasma lab report {root}", style="bold", highlight=False, soft_wrap=True
+    )
+    console.print(f"manifest  sha256 {outcome.manifest_sha256}", style="dim", highlight=False, soft_wrap=True)
+    ctx.exit(_exit_code(report))
+
+
+@lab.command(name="list")
+def list_() -> None:
+    """List scenarios with their thresholds, and targets."""
+    from rich import box
+    from rich.table import Table
+
+    from plasmacloud.lab.scenarios import SCENARIOS
+    from plasmacloud.lab.targets import TARGETS
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("scenario", "trials", "what must hold", "thresholds"):
+        table.add_column(name, no_wrap=name == "scenario")
+    for scenario in SCENARIOS.values():
+        limits = "\n".join(f"{name}={value:g}" for name, value in scenario.thresholds.items())
+        table.add_row(scenario.name, str(scenario.default_trials), scenario.must_hold, limits)
+    targets = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("target", "what it is", "here"):
+        targets.add_column(name)
+    for target in TARGETS.values():
+        targets.add_row(target.name, target.describe, target.missing() or "yes")
+    console = _console()
+    console.print(table)
+    console.print(targets)
+
+
+@lab.command(epilog=examples("plasma lab report plasma-lab/20260101-120000"))
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.pass_context
+def report(ctx: click.Context, directory: Path) -> None:
+    """Judge the evidence in DIRECTORY again, from its files alone.
+
+    Verifies the manifest, computes every check anew, and says what differs from the report that is there.
+    Exit status 0 only if the evidence is intact and everything passed.
+    """
+    from plasmacloud.lab.evidence import manifest_sha256
+    from plasmacloud.lab.report import recheck
+    from plasmacloud.lab.tables import environment, render_summary
+
+    again, problems = recheck(directory)
+    console = _console()
+    console.print(*environment(again.run), sep="\n", soft_wrap=True)
+    console.print(render_summary(again.verdict, again.interrupted, again.not_run, again.results))
+    console.print(f"manifest  sha256 {manifest_sha256(directory)}", style="dim", highlight=False, soft_wrap=True)
+    if problems:
+        console.print("NOT TO BE TRUSTED: the evidence is not as it was recorded", style="bold red")
+        for problem in problems:
+            console.print(f"  {problem}", highlight=False, soft_wrap=True)
+        ctx.exit(ExitCode.FAILED)
+    console.print("the evidence is intact, and judging it again gives the same report", style="green", highlight=False)
+    ctx.exit(_exit_code(again))
+
+
+def _exit_code(report: "Report") -> int:
+    from plasmacloud.verify.checks import Verdict
+
+    if report.interrupted or report.not_run:
+        return ExitCode.INTERRUPTED
+    return ExitCode.OK if report.verdict is Verdict.PASS else ExitCode.FAILED
+
+
+def _threshold(text: str) -> tuple[str, float]:
+    name, equals, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        what = f"{value!r} is not a number" if equals else "there is no value"
+        raise ConfigError(f"--threshold {text}: {what}", hint="write SCENARIO.NAME=VALUE") from None
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    console = Console(no_color=not errors.color_wanted(), highlight=False)
+    if not console.is_terminal:
+        console = Console(no_color=True, highlight=False, width=110)
+    return console

@@ -1,0 +1,101 @@
+"""From what the user asked for to the list of plans: which scenarios, on which targets, how thoroughly."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from plasmacloud.base.errors import ConfigError
+from plasmacloud.lab.plan import DEMO, Plan, Preset
+from plasmacloud.lab.scenarios import SCENARIOS, find_scenario
+from plasmacloud.lab.scenarios.base import Scenario
+from plasmacloud.lab.targets import TARGETS, find_target
+from plasmacloud.lab.targets.base import Target
+
+DEFAULT_TARGET = "chainfire"
+COMPARISON = ("etcd", "leader-kill")
+"""What the demo adds: a result means more beside another system's on the same machine."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A run as asked for. Empty ``scenarios`` or ``targets`` and None mean: the default."""
+
+    scenarios: tuple[str, ...]
+    targets: tuple[str, ...]
+    preset: Preset
+    trials: int | None
+    seed: int
+    nodes: int
+    clients: int
+    rate_per_s: int
+    op_timeout_ms: int
+    thresholds: Mapping[str, float]
+    """By ``SCENARIO.NAME``."""
+
+
+def make_plans(request: Request) -> tuple[list[Plan], list[str]]:
+    """The plans in order, and remarks for the user. Raises `ConfigError` for anything that cannot be run."""
+    _check_load(request)
+    _check_thresholds(request.thresholds)
+    scenarios = [find_scenario(name) for name in dict.fromkeys(request.scenarios)] or list(SCENARIOS.values())
+    targets = [find_target(name) for name in dict.fromkeys(request.targets)] or [TARGETS[DEFAULT_TARGET]]
+    for target in targets:
+        problem = target.missing()
+        if problem:
+            raise ConfigError(f"the target {target.name} cannot run here: {problem}")
+    plans = [_plan(request, target, scenario) for target in targets for scenario in scenarios]
+    remarks: list[str] = []
+    if request.preset is DEMO and not request.targets and not request.scenarios:
+        other, scenario = TARGETS[COMPARISON[0]], SCENARIOS[COMPARISON[1]]
+        problem = other.missing()
+        if problem:
+            remarks.append(f"no comparison with {other.name}: {problem}")
+        else:
+            plans.append(_plan(request, other, scenario))
+    return plans, remarks
+
+
+def _plan(request: Request, target: Target, scenario: Scenario) -> Plan:
+    preset = request.preset
+    trials = scenario.default_trials
+    if trials > 1:
+        trials = request.trials or preset.trials.get(scenario.name, trials)
+    prefix = f"{scenario.name}."
+    changed = {
+        name.removeprefix(prefix): value for name, value in request.thresholds.items() if name.startswith(prefix)
+    }
+    return Plan(
+        target=target.name,
+        target_version=target.version(),
+        traits=target.traits(),
+        scenario=scenario.name,
+        trials=trials,
+        nodes=request.nodes,
+        clients=request.clients,
+        rate_per_s=request.rate_per_s,
+        seed=request.seed,
+        thresholds={**scenario.thresholds, **changed},
+        op_timeout_ms=request.op_timeout_ms,
+        load_s=preset.load_s,
+        hold_s=preset.hold_s,
+        shortened=preset.shortened,
+    )
+
+
+def _check_load(request: Request) -> None:
+    if request.nodes < 3 or request.nodes % 2 == 0:
+        raise ConfigError(f"{request.nodes} nodes", hint="a cluster under test has 3, 5 or 7 nodes")
+    period_ms = request.clients * 1000 / request.rate_per_s
+    if period_ms < request.op_timeout_ms:
+        needed = -(-request.op_timeout_ms * request.rate_per_s // 1000)
+        raise ConfigError(
+            f"{request.clients} clients cannot keep {request.rate_per_s} writes/s going through an outage when each "
+            f"waits up to {request.op_timeout_ms} ms",
+            hint=f"use --clients {needed} or more, a lower --rate, or a shorter --op-timeout",
+        )
+
+
+def _check_thresholds(thresholds: Mapping[str, float]) -> None:
+    known = [f"{scenario.name}.{name}" for scenario in SCENARIOS.values() for name in scenario.thresholds]
+    for name in thresholds:
+        if name not in known:
+            raise ConfigError(f"there is no threshold {name!r}", hint=f"thresholds are {', '.join(known)}")

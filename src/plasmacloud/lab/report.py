@@ -1,0 +1,109 @@
+"""The report: all judgements of a run and the one verdict, as JSON, JUnit and text.
+
+A report is a function of the evidence directory. `plasma lab report` computes it again and compares.
+"""
+
+import io
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from plasmacloud.lab.evidence import (
+    JUNIT,
+    REPORT_JSON,
+    REPORT_TEXT,
+    RunInfo,
+    load_run,
+    scenario_directories,
+    verify_manifest,
+)
+from plasmacloud.lab.judge import Judgement, judge_directory
+from plasmacloud.lab.junit import junit_xml
+from plasmacloud.lab.tables import render_full
+from plasmacloud.verify.checks import Verdict, combine
+from plasmacloud.verify.files import UnreadableEvidence
+
+TEXT_WIDTH = 110
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a run came to. ``not_run``: planned, but never begun."""
+
+    run: RunInfo
+    verdict: Verdict
+    interrupted: bool
+    not_run: list[str]
+    results: list[Judgement]
+
+
+def build_report(root: Path) -> tuple[Report, list[str]]:
+    """Judge everything in the directory. Also returns what could not be read."""
+    run = load_run(root)
+    results: list[Judgement] = []
+    unreadable: list[str] = []
+    directories = scenario_directories(root, run)
+    for directory in directories:
+        try:
+            results.append(judge_directory(directory))
+        except UnreadableEvidence as error:
+            unreadable.append(f"{directory.relative_to(root)}: {error}")
+    not_run = [name for name in run.scenarios if root / name not in directories]
+    verdict = combine(result.verdict for result in results)
+    interrupted = any(result.interrupted for result in results)
+    if verdict is Verdict.PASS and (not_run or interrupted or unreadable):
+        verdict = Verdict.INCONCLUSIVE
+    return Report(run, verdict, interrupted, not_run, results), unreadable
+
+
+def write_report(root: Path, report: Report) -> None:
+    """Write all forms of the report."""
+    (root / REPORT_JSON).write_bytes(encode_report(report))
+    (root / JUNIT).write_text(junit_xml(report.results, report.run.started), encoding="utf-8")
+    (root / REPORT_TEXT).write_text(report_text(report), encoding="utf-8")
+
+
+def encode_report(report: Report) -> bytes:
+    """The report as JSON."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
+
+
+def report_text(report: Report) -> str:
+    """The report as plain text."""
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=TEXT_WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
+    console.print(render_full(report.run, report.verdict, report.interrupted, report.not_run, report.results))
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def recheck(root: Path) -> tuple[Report, list[str]]:
+    """Compute the report of an old run again. Also returns every reason not to believe the directory.
+
+    Raises `UnreadableEvidence` when it is no evidence directory at all.
+    """
+    problems = verify_manifest(root)
+    report, unreadable = build_report(root)
+    problems += unreadable
+    try:
+        stored = (root / REPORT_JSON).read_bytes()
+    except OSError as error:
+        problems.append(f"{REPORT_JSON} cannot be read: {error.strerror}")
+        return report, problems
+    if stored != encode_report(report):
+        problems.append(f"{REPORT_JSON} says something else than the evidence: {_difference(stored, report)}")
+    return report, problems
+
+
+def _difference(stored: bytes, report: Report) -> str:
+    try:
+        old = msgspec.json.decode(stored, type=Report)
+    except msgspec.DecodeError as error:
+        return f"it cannot be read ({error})"
+    if old.verdict is not report.verdict:
+        return f"the report says {old.verdict.value}, the evidence {report.verdict.value}"
+    before = {f"{r.target}/{r.scenario}": r for r in old.results}
+    for result in report.results:
+        name = f"{result.target}/{result.scenario}"
+        if before.get(name) != result:
+            return f"{name} differs"
+    return "facts about the run differ"
