@@ -1,18 +1,12 @@
 """The command line in this process (`plasma`), and a real etcd to point it at."""
 
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
+from cli_runner import Etcd, Plasma
 from click.testing import CliRunner, Result
 
 from plasmacloud.cli.main import cli
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "client"))
-from etcd_process import Etcd
-
-Plasma = Callable[..., Result]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from conftest import Plasma
+from cli_runner import Plasma
 
 from plasmacloud.base.errors import ExitCode
 from plasmacloud.cli.main import cli

@@ -3,7 +3,6 @@
 Everything `plasma` raises on purpose passes here once. A bug does not: its traceback is what we want to see.
 """
 
-import errno
 import os
 import sys
 from collections.abc import Callable
@@ -31,11 +30,14 @@ BROKEN_PIPE = 128 + 13
 """Exit code when the reader of standard output went away; what a shell reports for a process ended by SIGPIPE."""
 
 
+class ReaderGoneError(Exception):
+    """Nobody reads standard output any more. Click has its own idea of that, so it is named before click sees it."""
+
+
 def run(command: Callable[[], Any]) -> int:
     """Run a command line to its end; return the exit code. ``command`` must not exit by itself."""
     try:
         result = command()
-        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help(), err=True)
         return ExitCode.USAGE
@@ -49,9 +51,7 @@ def run(command: Callable[[], Any]) -> int:
     except PlasmaError as error:
         report(error)
         return error.exit_code
-    except OSError as error:
-        if error.errno != errno.EPIPE:
-            raise
+    except ReaderGoneError:
         _abandon_stdout()
         return BROKEN_PIPE
     return result if isinstance(result, int) else ExitCode.OK

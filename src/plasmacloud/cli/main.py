@@ -12,7 +12,16 @@ from plasmacloud.cli.settings import make_settings, root_options
 
 
 class PlasmaGroup(LazyGroup):
-    """The root: ends every command with one of our exit codes."""
+    """The root: every command ends here."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, and notice when nobody reads what it printed."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise errors.ReaderGoneError from error
+        return result
 
     def main(
         self,
@@ -23,7 +32,7 @@ class PlasmaGroup(LazyGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> NoReturn:
-        """Parse, run, exit."""
+        """Parse, run, exit with one of our codes."""
 
         def command() -> Any:
             return super(PlasmaGroup, self).main(

@@ -1,0 +1,14 @@
+"""What the tests of the command line share: how to run it, and where the real etcd is found."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from click.testing import Result
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "client"))
+from etcd_process import Etcd
+
+Plasma = Callable[..., Result]
+
+__all__ = ["Etcd", "Plasma"]

@@ -1,0 +1,83 @@
+"""`plasma chainfire` against a real etcd cluster of three."""
+
+import json
+
+import yaml
+from cli_runner import Etcd, Plasma
+
+from plasmacloud.base.errors import ExitCode
+
+DEAD = "127.0.0.1:1"
+
+
+def test_members(kv: Plasma, etcd_cluster: Etcd) -> None:
+    members = json.loads(kv("chainfire", "members", "-o", "json").stdout)
+    assert {member["name"] for member in members} == {"m1", "m2", "m3"}
+    assert {url for member in members for url in member["client_urls"]} == {
+        f"http://{endpoint}" for endpoint in etcd_cluster.endpoints
+    }
+    lines = kv("chainfire", "members").stdout.splitlines()
+    assert lines[0].split() == ["ID", "NAME", "ROLE", "PEERS", "CLIENTS"]
+    assert sorted(line.split()[1] for line in lines[1:]) == ["m1", "m2", "m3"]
+
+
+def test_status_of_every_endpoint(kv: Plasma, etcd_cluster: Etcd) -> None:
+    result = kv("chainfire", "status", "-o", "json")
+    assert result.exit_code == 0
+    rows = json.loads(result.stdout)
+    assert [row["endpoint"] for row in rows] == etcd_cluster.endpoints
+    assert sum(row["leader"] for row in rows) == 1
+    [leader_id] = {row["leader_id"] for row in rows}
+    assert [row["id"] for row in rows if row["leader"]] == [leader_id]
+    assert {row["name"] for row in rows} == {"m1", "m2", "m3"}
+    assert yaml.safe_load(kv("chainfire", "status", "-o", "yaml").stdout)[0]["ok"] is True
+    table = kv("chainfire", "status").stdout
+    assert table.splitlines()[0].startswith("ENDPOINT")
+    assert table.count(" leader ") == 1
+    assert table.count(" follower ") == 2
+
+
+def test_status_of_all_members_from_one_endpoint(kv: Plasma, etcd_cluster: Etcd) -> None:
+    result = kv("chainfire", "status", "--all", "-o", "json", "--endpoints", etcd_cluster.endpoints[0])
+    assert {row["endpoint"] for row in json.loads(result.stdout)} == set(etcd_cluster.endpoints)
+
+
+def test_status_with_one_dead_endpoint_exits_1_and_names_it(kv: Plasma, etcd_cluster: Etcd) -> None:
+    endpoints = f"{etcd_cluster.endpoints[0]},{DEAD}"
+    result = kv("chainfire", "status", "-o", "json", "--endpoints", endpoints)
+    assert result.exit_code == ExitCode.FAILED
+    good, dead = json.loads(result.stdout)
+    assert good["ok"] is True
+    assert dead["ok"] is False
+    assert "connection refused" in dead["error"]
+    table = kv("chainfire", "status", "--endpoints", endpoints)
+    assert f"{DEAD} cannot be reached" in table.stderr
+    assert "no answer" in table.stdout
+
+
+def test_status_with_only_dead_endpoints_exits_5(kv: Plasma) -> None:
+    assert kv("chainfire", "status", "--endpoints", DEAD).exit_code == ExitCode.UNAVAILABLE
+
+
+def test_move_leader_by_name_and_by_id(kv: Plasma) -> None:
+    def leader() -> tuple[str, str]:
+        rows = json.loads(kv("chainfire", "status", "-o", "json").stdout)
+        [found] = [(row["name"], row["id"]) for row in rows if row["leader"]]
+        return found
+
+    old_name, old_id = leader()
+    target = next(name for name in ("m1", "m2", "m3") if name != old_name)
+    moved = kv("chainfire", "move-leader", target, "-o", "json")
+    assert moved.exit_code == 0, moved.output
+    assert leader()[0] == target
+    assert json.loads(moved.stdout) == {"old_leader": old_id, "leader": leader()[1]}
+
+    assert "leader already" in kv("chainfire", "move-leader", target).stdout
+    assert kv("chainfire", "move-leader", old_id).exit_code == 0
+    assert leader()[0] == old_name
+
+
+def test_move_leader_to_nobody_exits_2_and_names_the_members(kv: Plasma) -> None:
+    result = kv("chainfire", "move-leader", "m9")
+    assert result.exit_code == ExitCode.USAGE
+    assert "m1 (" in result.stderr
