@@ -1,7 +1,8 @@
 """Random but reproducible requests for the differential tests: every option, valid and invalid, on few keys.
 
-The generator is told the newest revision, so that revisions in the past, at the edge and in the future all occur. Left out is what makes etcd 3.5.1 crash: unknown sort
-targets, and a put that keeps the value of a key which the same transaction deletes.
+The generator is told the newest revision, so that revisions in the past, at the edge and in the future all occur.
+Left out is what makes etcd 3.5.1 crash: unknown sort targets, and a put that keeps the value of a key which the same
+transaction deletes.
 """
 
 import random

@@ -8,9 +8,9 @@ A compaction that a restart interrupts begins again from the first key: forgetti
 from plasmacloud.chainfire.mvcc.key_index import KeyIndex, bound, take
 from plasmacloud.chainfire.mvcc.records import Records
 
-SLICE_KEYS = 2000  # about 1 ms of work when few keys have a past
-_CHUNK_KEYS = 256
-_DROP_COST = 4  # a key with records to drop costs this many of the budget
+SLICE_KEYS = 2000  # about 1 ms of work
+_CHUNK_KEYS = 128
+_DROP_COST = 8  # dropping a record costs this many of the budget
 
 
 class Compaction:
@@ -35,9 +35,10 @@ class Compaction:
         """Look at about ``budget`` more keys. Returns whether everything is done."""
         while budget > 0:
             walk = self._index.living if self._living else self._index.buried
-            keys = take(walk(b"", b"", after=self._after), _CHUNK_KEYS)
+            wanted = min(_CHUNK_KEYS, budget)
+            keys = take(walk(b"", b"", after=self._after), wanted)
             budget -= len(keys) + _DROP_COST * self._forget(keys)
-            if len(keys) == _CHUNK_KEYS:
+            if len(keys) == wanted:
                 self._after = keys[-1]
             elif self._living:
                 self._living, self._after = False, None
@@ -48,10 +49,10 @@ class Compaction:
 
     def _forget(self, keys: list[bytes]) -> int:
         history = self._index.history
-        changed = 0
+        dropped = 0
         for key in keys:
             if key in history:
-                dropped = self._index.compact(key, self._limit)
-                self._records.drop(dropped)
-                changed += 1
-        return changed
+                ids = self._index.compact(key, self._limit)
+                self._records.drop(ids)
+                dropped += 1 + len(ids)
+        return dropped

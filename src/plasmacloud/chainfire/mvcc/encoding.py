@@ -20,7 +20,8 @@ def varint(n: int) -> bytes:
     """Encode a non-negative integer."""
     if n <= _LOW:
         return _SHORT[n]
-    return _CONTINUED[n & _LOW] + varint(n >> 14)
+    rest = n >> 14
+    return _CONTINUED[n & _LOW] + (_SHORT[rest] if rest <= _LOW else varint(rest))
 
 
 def signed(n: int) -> bytes:

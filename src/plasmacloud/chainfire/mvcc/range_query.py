@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SLICE_KEYS = 1000  # about 2 ms of work
 _CHUNK_KEYS = 128
+_RUN_ITEMS = 4096  # what is sorted in one go
 _KEY_BYTES = 1024  # a record longer than this counts as several keys of the budget
 
 _Item = tuple[Any, bytes]
@@ -60,7 +61,8 @@ class RangeQuery:
 
     __slots__ = (
         "_after", "_blobs", "_count", "_current", "_descending", "_end", "_field", "_filter", "_keys_only", "_left",
-        "_limit", "_matched", "_merged", "_phase", "_pinned", "_revision", "_runs", "_start", "_store", "_whole_walk",
+        "_limit", "_matched", "_merged", "_pending", "_phase", "_pinned", "_revision", "_runs", "_start", "_store",
+        "_whole_walk",
     )  # fmt: skip
 
     def __init__(self, store: "MvccStore", request: RangeRequest, current: int) -> None:
@@ -91,6 +93,7 @@ class RangeQuery:
         self._count = self._matched = 0
         self._blobs: list[bytes] = []
         self._runs: list[list[_Item]] = []
+        self._pending: list[_Item] = []
         self._merged: Iterator[_Item] | None = None
         self._pinned = False
         self._phase = _Phase.WALK
@@ -126,11 +129,11 @@ class RangeQuery:
         """Look at about ``budget`` more keys. Returns whether the query is complete."""
         while self._phase is not _Phase.DONE and budget > 0:
             if self._phase is _Phase.MERGE:
-                budget -= self._merge()
+                budget -= self._merge(budget)
             elif self._end is None:
                 self._single()
             else:
-                budget -= self._walk(self._end)
+                budget -= self._walk(self._end, budget)
         done = self._phase is _Phase.DONE
         if done == self._pinned:
             self._pinned = not done
@@ -146,7 +149,7 @@ class RangeQuery:
     def close(self) -> None:
         """Give up: an abandoned query must not hold back the compaction."""
         self._phase = _Phase.DONE
-        self._blobs, self._runs, self._merged = [], [], None
+        self._blobs, self._runs, self._pending, self._merged = [], [], [], None
         if self._pinned:
             self._pinned = False
             self._store.unpin(self._revision)
@@ -175,10 +178,10 @@ class RangeQuery:
             self._take([identity])
         self._finish()
 
-    def _walk(self, end: bytes) -> int:
+    def _walk(self, end: bytes, budget: int) -> int:
         store = self._store
         index = store.index
-        wanted = _CHUNK_KEYS
+        wanted = min(_CHUNK_KEYS, budget)
         if self._left >= 0 and self._filter is None and not self._whole_walk:
             wanted = min(wanted, self._left)
         if self._revision >= store.tip:
@@ -233,26 +236,37 @@ class RangeQuery:
         return 2 * len(ids)
 
     def _collect(self, items: list[_Item]) -> None:
-        """Sort a run; with a limit only the best so far are kept, so that there is one short run."""
-        if self._limit and self._runs:
-            items = self._runs.pop() + items
-        items.sort(key=_sort_value, reverse=self._descending)
+        """Add to the last run; sort it when it is full. With a limit only the best so far are kept."""
+        run = self._pending
+        run += items
+        if len(run) >= _RUN_ITEMS:
+            self._sort_pending()
+
+    def _sort_pending(self) -> None:
+        run = self._pending
+        run.sort(key=_sort_value, reverse=self._descending)
         if self._limit:
-            del items[self._limit :]
-        if items:
-            self._runs.append(items)
+            del run[self._limit :]
+        if not self._limit or len(run) >= _RUN_ITEMS:
+            self._runs.append(run)
+            self._pending = []
 
     def _finish(self) -> None:
         self._phase = _Phase.DONE
-        if self._runs:
+        if self._pending:
+            self._sort_pending()
+        runs = [run for run in (*self._runs, self._pending) if run]
+        self._runs, self._pending = [], []
+        if runs:
             self._phase = _Phase.MERGE
-            self._merged = heapq.merge(*self._runs, key=_sort_value, reverse=self._descending)
-            self._runs = []
+            merged = heapq.merge(*map(_drain, runs), key=_sort_value, reverse=self._descending)
+            self._merged = islice(merged, self._limit or None)
 
-    def _merge(self) -> int:
+    def _merge(self, budget: int) -> int:
         assert self._merged is not None
-        records = [record for _, record in islice(self._merged, _CHUNK_KEYS)]
-        if len(records) < _CHUNK_KEYS:
+        wanted = min(_CHUNK_KEYS, budget)
+        records = [record for _, record in islice(self._merged, wanted)]
+        if len(records) < wanted:
             self._phase = _Phase.DONE
             self._merged = None
         return 1 + 2 * len(records) + self._emit(records)
@@ -263,6 +277,13 @@ class RangeQuery:
         blob = join_kvs(records)
         self._blobs.append(blob)
         return len(blob) // _KEY_BYTES
+
+
+def _drain(run: list[_Item]) -> Iterator[_Item]:
+    """The items of a run, freed as they are used: to free a million of them in the last step takes too long."""
+    run.reverse()
+    while run:
+        yield run.pop()
 
 
 def _record_filter(request: RangeRequest) -> Callable[[kv_pb2.KeyValue], bool] | None:

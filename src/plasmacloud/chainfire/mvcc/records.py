@@ -11,7 +11,7 @@ the cyclic garbage collector does not traverse.
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 from plasmacloud.base.errors import StorageError
 
@@ -94,18 +94,19 @@ class Records:
 
     def get_many(self, identities: list[bytes]) -> list[bytes]:
         """The records in the order of the ids. Raises `RecordMissing`."""
-        found = list(map(self.active.get, identities))
-        if None in found and self._frozen is not None:
+        found = list(map(self.active.get, identities))  # no record is empty, so truth means found
+        if all(found):
+            return cast(list[bytes], found)
+        if self._frozen is not None:
             frozen = self._frozen.get
-            found = [frozen(i) if r is None else r for i, r in zip(identities, found, strict=True)]
-        if None in found:
-            wanted = [i for i, r in zip(identities, found, strict=True) if r is None]
+            found = [record or frozen(identity) for identity, record in zip(identities, found, strict=True)]
+        wanted = [identity for identity, record in zip(identities, found, strict=True) if not record]
+        if wanted:
             stored = iter(self._base.get_many(wanted))
-            found = [next(stored) if r is None else r for r in found]
-        records = [r for r in found if r is not None]
-        if len(records) != len(found):
-            raise _missing(identities[found.index(None)])
-        return records
+            found = [record or next(stored) for record in found]
+            if not all(found):
+                raise _missing(next(i for i, record in zip(identities, found, strict=True) if not record))
+        return cast(list[bytes], found)
 
     def stored(self) -> Iterator[tuple[bytes, bytes]]:
         """All records of the store, in the order of their ids; those in the memtables are not among them."""

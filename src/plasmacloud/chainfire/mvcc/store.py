@@ -74,6 +74,14 @@ class MvccStore:
         """The whole Range at once, as a serialized RangeResponse. Raises `RpcRefusal`."""
         return RangeQuery(self, request, self.tip).run()
 
+    def begin_range(self, request: rpc_pb2.RangeRequest) -> "bytes | RangeQuery":
+        """The serialized RangeResponse when one slice of work is enough, else the query to go on with.
+
+        Raises `RpcRefusal`.
+        """
+        query = RangeQuery(self, request, self.tip)
+        return query.body() if query.step() else query
+
     def header_field(self, revision: int, inside_txn: bool = False) -> bytes:
         """The header field of a reply; inside a transaction it carries nothing but the revision."""
         return bare_header(revision) if inside_txn else self.header.field(revision)
