@@ -7,8 +7,8 @@ from pathlib import Path
 from click.testing import Result
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "client"))
-from etcd_process import Etcd
+from etcd_process import Etcd, etcd_binary
 
 Plasma = Callable[..., Result]
 
-__all__ = ["Etcd", "Plasma"]
+__all__ = ["Etcd", "Plasma", "etcd_binary"]

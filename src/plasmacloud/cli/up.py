@@ -10,7 +10,7 @@ import fcntl
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,7 +80,8 @@ def up(settings: Settings, data_dir: Path, port_base: int | None, ready_timeout:
         if not existed:
             save_plan(plan, data_dir)
         say(f"{'continuing with' if existed else 'creating'} the cluster in {data_dir}")
-        code = asyncio.run(Supervisor(plan, data_dir, ready_timeout, settings.output).run())
+        supervisor = Supervisor(plan, data_dir, ready_timeout_s=ready_timeout, output=settings.output)
+        code = asyncio.run(supervisor.run())
     click.get_current_context().exit(code)
 
 
@@ -119,24 +120,39 @@ class _Node:
         return self.plan.name
 
 
+Argv = Callable[[Plan, NodePlan, Path], Sequence[str]]
+"""The command line of one node, given its data directory."""
+
+
+def serve_argv(plan: Plan, node: NodePlan, directory: Path) -> Sequence[str]:
+    """Run a node of ChainFire with this very Python."""
+    argv = [sys.executable, "-m", "plasmacloud", "chainfire", "serve"]
+    argv += ["--name", node.name, "--data-dir", str(directory)]
+    argv += ["--listen-client", node.client, "--listen-peer", node.peer]
+    return [*argv, "--initial-cluster", plan.initial_cluster]
+
+
 class Supervisor:
     """Runs the nodes of one plan until a signal says stop."""
 
-    def __init__(self, plan: Plan, data_dir: Path, ready_timeout_s: float, output: str) -> None:
+    def __init__(
+        self, plan: Plan, data_dir: Path, *, ready_timeout_s: float, output: str, argv: Argv = serve_argv
+    ) -> None:
         self._plan = plan
         self._data_dir = data_dir
         self._ready_timeout_s = ready_timeout_s
         self._output = output
-        self._nodes = [_Node(node, self._process(node)) for node in plan.nodes]
+        self._nodes = [
+            _Node(
+                node,
+                ManagedProcess(
+                    node.name, argv(plan, node, data_dir / node.name), log_path=data_dir / f"{node.name}.log"
+                ),
+            )
+            for node in plan.nodes
+        ]
         self._stop = asyncio.Event()
         self._exit_code = int(ExitCode.OK)
-
-    def _process(self, node: NodePlan) -> ManagedProcess:
-        argv = [sys.executable, "-m", "plasmacloud", "chainfire", "serve"]
-        argv += ["--name", node.name, "--data-dir", str(self._data_dir / node.name)]
-        argv += ["--listen-client", node.client, "--listen-peer", node.peer]
-        argv += ["--initial-cluster", self._plan.initial_cluster]
-        return ManagedProcess(node.name, argv, log_path=self._data_dir / f"{node.name}.log")
 
     async def run(self) -> int:
         """Start, wait until ready, watch, stop. Returns the exit code; raises `StartError`."""

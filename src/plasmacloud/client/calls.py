@@ -43,13 +43,15 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     """How persistent a client is. Times in seconds.
 
     ``enabled`` False: one attempt at one endpoint. ``unreachable_rounds``: rounds in which no endpoint could be
-    reached before the request fails; 0: go on until the deadline.
+    reached before the request fails; 0: go on until the deadline. The pauses between rounds grow slowly, so that an
+    election of some tens of milliseconds costs little more than itself.
     """
 
     enabled: bool = True
     unreachable_rounds: int = 2
-    pause_first: float = 0.01
-    pause_max: float = 0.25
+    pause_first: float = 0.005
+    pause_factor: float = 1.5
+    pause_max: float = 0.2
     connect_timeout: float = 2.0
     endpoint_backoff_first: float = 0.1
     endpoint_backoff_max: float = 5.0
@@ -155,7 +157,7 @@ class Caller:
                 raise _nobody_there(request, self.pool)
             await asyncio.sleep(min(pause * self._rng.uniform(0.5, 1.0), self._left(request)))
             self._check_deadline(request)
-            pause = min(2 * pause, self.policy.pause_max)
+            pause = min(pause * self.policy.pause_factor, self.policy.pause_max)
 
     async def _attempt(self, request: _Request, endpoint: Endpoint, share: float) -> bytes | RpcError:
         """The answer, or the error of an attempt that was certainly not executed. Raises what ends the request."""
