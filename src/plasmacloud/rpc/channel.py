@@ -81,8 +81,7 @@ class Channel:
             self._attempt.cancel()
             await asyncio.wait([self._attempt], timeout=1.0)
         for connection in [c for c in (self._connection, *self._leaving) if c is not None]:
-            connection.lost_reason = "the channel was closed"
-            connection.close()
+            connection.shut_down(f"the channel to {self.address} was closed")
         self._connection = None
         if self._wheel is not None:
             self._wheel.close()

@@ -156,9 +156,9 @@ class ClientUnary(ClientCallStream):
             self.connection.forget(self)
 
     def on_data(self, flags: int, data: bytes, start: int, stop: int, frame_bytes: int) -> None:
-        if not flags & END_STREAM and self._inbound is None and stop - start >= PREFIX_BYTES:
+        if not flags and self._inbound is None and self._body is None and stop - start >= PREFIX_BYTES:
             flag, length = PREFIX.unpack_from(data, start)
-            if not flag and length == stop - start - PREFIX_BYTES and self._body is None:
+            if not flag and length == stop - start - PREFIX_BYTES <= self.connection.limits.max_recv_bytes:
                 self._body = data[start + PREFIX_BYTES : stop]
                 return
         self.advance(StreamEvent.RECV_DATA)

@@ -43,6 +43,7 @@ class ClientConnection(Connection):
         self._busy_since_s = 0.0
         self._ping_sent_s: float | None = None
         self._streaming = 0
+        self._tick_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -173,6 +174,22 @@ class ClientConnection(Connection):
         if not self.streams:
             self.loop.call_soon(self.close)
 
+    def shut_down(self, reason: str) -> None:
+        """Close without waiting for anything; calls in flight fail now."""
+        self.leaving = True
+        self.lost_reason = reason
+        if self.transport is not None:
+            self.write(frames.goaway_frame(0, ErrorCode.NO_ERROR))
+            self.flush()
+            self.muted = True
+            if self.transport.get_write_buffer_size():
+                self.transport.abort()  # the peer does not read; closing would wait for it
+            else:
+                self.transport.close()
+        for stream in list(self.streams.values()):
+            self.forget(stream)
+            stream.on_lost(reason)
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self.lost_reason is not None:
             exc = ConnectionError(self.lost_reason)
@@ -198,6 +215,7 @@ class ClientConnection(Connection):
         shortest = self.options.keepalive_interval_s or self.options.stream_keepalive_interval_s
         if shortest is None:
             return
+        self._tick_s = shortest
         self._busy_since_s = self.loop.time()
         self._ping_sent_s = None
         self._keepalive = self.loop.call_later(shortest, self._check_alive)
@@ -223,5 +241,5 @@ class ClientConnection(Connection):
             self.write(frames.ping_frame(_KEEPALIVE))
             wait_s = self.options.keepalive_timeout_s
         else:
-            wait_s = interval_s - quiet_s
+            wait_s = min(interval_s - quiet_s, self._tick_s)  # unary calls may join streaming ones meanwhile
         self._keepalive = self.loop.call_later(wait_s, self._check_alive)

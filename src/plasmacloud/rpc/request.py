@@ -6,13 +6,16 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from plasmacloud.rpc.grpc_framing import decode_metadata, parse_timeout, percent_encode
+from plasmacloud.base.logging import get_logger
+from plasmacloud.rpc.grpc_framing import decode_metadata, encode_metadata, parse_timeout, percent_encode
 from plasmacloud.rpc.h2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, frame_header
 from plasmacloud.rpc.h2.headers import Field, encode_fields
-from plasmacloud.rpc.status import StatusCode
+from plasmacloud.rpc.status import Metadata, StatusCode
 
 if TYPE_CHECKING:
     from plasmacloud.rpc.service import Route
+
+log = get_logger("rpc")
 
 RESPONSE_BLOCK: Final = encode_fields([(b":status", b"200"), (b"content-type", b"application/grpc")])
 _OK_TRAILERS: Final = encode_fields([(b"grpc-status", b"0")])
@@ -36,12 +39,19 @@ def pack_reply(out: list[bytes | memoryview], stream_id: int, body: bytes) -> No
     out.append(_pack_trailers(_OK_TRAILERS_HEAD, stream_id, _OK_TRAILERS))
 
 
-def trailers_block(code: StatusCode, message: str, metadata: Sequence[Field], *, alone: bool = False) -> bytes:
-    """The block that ends a reply; ``alone``: no response headers went before (trailers-only)."""
+def trailers_block(code: StatusCode, message: str, metadata: Metadata = (), *, alone: bool = False) -> bytes:
+    """The block that ends a reply; ``alone``: no response headers went before (trailers-only).
+
+    The status must arrive: metadata that HTTP/2 cannot carry is logged and left out.
+    """
     fields: list[Field] = [(b"grpc-status", b"%d" % code)]
     if message:
         fields.append((b"grpc-message", percent_encode(message)))
-    block = encode_fields(fields) + encode_fields(metadata)
+    try:
+        fields += encode_metadata(metadata)
+    except ValueError as error:
+        log.error("trailing metadata dropped", reason=str(error))
+    block = encode_fields(fields)
     return RESPONSE_BLOCK + block if alone else block
 
 

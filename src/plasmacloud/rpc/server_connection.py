@@ -102,7 +102,7 @@ class ServerConnection(Connection):
         if self._handshake is not None:
             self._handshake.cancel()
         if b" HTTP/1." in line or line.split(b" ")[0] in (b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"DELETE"):
-            self.failed = True
+            self.failed = self.muted = True
             assert self.transport is not None
             self.transport.write(_HTTP1_ANSWER)
             self.transport.close()
@@ -220,7 +220,7 @@ class ServerConnection(Connection):
             block = encode_fields(fields)
         else:
             assert head.refusal is not None
-            block = trailers_block(*head.refusal, (), alone=True)
+            block = trailers_block(*head.refusal, alone=True)
         self._control.spend()
         self.end_call(Stream(self, stream_id, HALF_CLOSED_REMOTE if end_stream else OPEN), block)
 

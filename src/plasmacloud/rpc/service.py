@@ -188,14 +188,14 @@ class UnaryCall(Stream):
         connection = self.connection
         connection.send_headers(self, RESPONSE_BLOCK)
         connection.send_data(self, encode_message(body))
-        self._end(trailers_block(StatusCode.OK, "", encode_metadata(trailers)))
+        self._end(trailers_block(StatusCode.OK, "", trailers))
 
     def fail(self, code: StatusCode, message: str, metadata: Metadata = ()) -> None:
         """Answer with a status other than OK. Ignored if the call is already done."""
         if self.done:
             return
         self._settle()
-        self._end(trailers_block(code, message, encode_metadata(metadata), alone=True))
+        self._end(trailers_block(code, message, metadata, alone=True))
 
     def fail_with(self, error: Exception) -> None:
         """Answer with the status of an exception."""
@@ -368,10 +368,9 @@ class StreamCall(MessageStream):
         if self.done:
             return
         self._settle()
-        fields = encode_metadata(metadata)
         if code is StatusCode.OK and not self._started:
             self.send_headers()
-        self.connection.end_call(self, trailers_block(code, message, fields, alone=not self._started))
+        self.connection.end_call(self, trailers_block(code, message, metadata, alone=not self._started))
 
     def _settle(self) -> None:
         if self._bucket is not None:

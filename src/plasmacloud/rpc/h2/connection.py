@@ -48,6 +48,7 @@ class Connection(Outbound, asyncio.Protocol):
         self.settings_acked = False
         self.buffered_bytes = 0  # in partly received messages
         self.requests = 0
+        self.bytes_received = 0
         self.max_block_bytes = 2 * limits.max_header_list_bytes
         self._partial = b""
         self._window_bytes = max(limits.connection_window_bytes, DEFAULT_WINDOW_BYTES)
@@ -60,7 +61,7 @@ class Connection(Outbound, asyncio.Protocol):
         )
 
     def _useful_frames(self) -> int:
-        return 2 * (self.requests + self.frames_sent)
+        return 2 * (self.requests + self.frames_sent) + self.bytes_received // 4096
 
     # What the two sides implement.
 
@@ -96,6 +97,7 @@ class Connection(Outbound, asyncio.Protocol):
         if self.failed:
             return
         self.received_s = self.loop.time()
+        self.bytes_received += len(data)
         if self._partial:
             data = self._partial + data
             self._partial = b""
@@ -382,6 +384,7 @@ class Connection(Outbound, asyncio.Protocol):
         self.out.append(frames.goaway_frame(self.last_peer_stream, code, message.encode()[:200]))
         self.flush_pending = True
         self.flush()
+        self.muted = True
         for stream in list(self.streams.values()):
             self.forget(stream)
             stream.on_lost(f"connection to {self.peer} failed: {message}")

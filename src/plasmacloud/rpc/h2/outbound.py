@@ -39,6 +39,7 @@ class Outbound:
         self.streams: dict[int, Stream] = {}
         self.frames_sent = 0
         self.flushes = 0
+        self.muted = False  # our side of the socket is closed: nothing more may be written
         self._ready: deque[Stream] = deque()
         self._paused = False
         self._budget = _WRITE_BUDGET_BYTES
@@ -57,7 +58,7 @@ class Outbound:
         """Hand everything that may leave now to the transport, in one write."""
         self.flush_pending = False
         transport = self.transport
-        if transport is None:
+        if transport is None or self.muted:
             self.out.clear()
             return
         if self._ready and not self._paused:
