@@ -59,8 +59,8 @@ class Cluster:
         """Names of all other nodes."""
         return [name for name in self.nodes if name not in names]
 
-    def unexpected_exits(self) -> list[str]:
-        """Nodes that ended without the lab having asked for it, with where to look."""
+    def ended(self) -> list[str]:
+        """Nodes that were started and do not run any more, with where to look."""
         return [
             f"{name} ended with status {node.process.returncode}: see {node.process.log_path}"
             for name, node in self.nodes.items()

@@ -142,14 +142,14 @@ class Rig:
     async def stable(self, *, timeout: float | None = None) -> Leadership:
         """Wait until every running node has named the same leader twice in a row."""
         self.doing("waiting for a stable leader")
-        for name in self.cluster.names:
-            if not self.cluster[name].running:
-                raise WaitedTooLong(f"node {name} does not run", hint="; ".join(self.cluster.unexpected_exits()))
         asked_ns = time.monotonic_ns()
         first: Leadership | None = None
 
         def steady() -> bool:
             nonlocal asked_ns, first
+            gone = self.cluster.ended()
+            if gone:
+                raise WaitedTooLong("; ".join(gone))
             leadership = self.agreed_leader()
             if leadership is None or leadership != first:
                 first, asked_ns = leadership, time.monotonic_ns()

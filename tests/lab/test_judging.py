@@ -1,0 +1,167 @@
+"""A good record passes; each way of being bad gets its own verdict."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from lab_handmade import MS, OUTAGE_MS, good_record
+
+from plasmacloud.lab.judging import Case
+from plasmacloud.lab.recorder import Record
+from plasmacloud.lab.scenarios import SCENARIOS, find_scenario
+from plasmacloud.lab.scenarios.leader_term import check_clean_exit, check_handed_over
+from plasmacloud.lab.trials import assemble
+from plasmacloud.verify.checks import Check, Verdict, combine
+from plasmacloud.verify.events import (
+    CaughtUp,
+    FaultProof,
+    NodeRestarted,
+    ProcessEnded,
+    Stopped,
+    UnexpectedExit,
+    WindowClosed,
+)
+from plasmacloud.verify.history import Outcome
+
+
+def judged(record: Record) -> dict[str, Check]:
+    return {check.name: check for check in find_scenario(record.plan.scenario).judge(Case(record))}
+
+
+def change(record: Record, kind: type, **facts: object) -> Record:
+    events = [msgspec.structs.replace(e, **facts) if isinstance(e, kind) else e for e in record.events]
+    return msgspec.structs.replace(record, events=events)
+
+
+def without(record: Record, kind: type) -> Record:
+    return msgspec.structs.replace(record, events=[e for e in record.events if not isinstance(e, kind)])
+
+
+def adding(record: Record, event: object) -> Record:
+    return msgspec.structs.replace(record, events=[*record.events, event])
+
+
+def test_a_good_record_passes_every_check() -> None:
+    checks = judged(good_record())
+    assert {name: check.verdict for name, check in checks.items() if check.verdict is not Verdict.PASS} == {}
+    assert combine(check.verdict for check in checks.values()) is Verdict.PASS
+
+
+def test_distributions_of_a_good_record() -> None:
+    values = find_scenario("leader-kill").distributions(Case(good_record()))
+    assert values["rto_ms"] == [OUTAGE_MS, OUTAGE_MS]
+    assert values["detect_ms"] == [50, 50]
+    assert values["elect_ms"] == [50, 50]
+    assert values["serve_ms"] == pytest.approx([19.5, 19.5])
+    assert values["rejoin_ms"] == [39, 39]
+    assert len(values["write_ms"]) == 20  # those that do not touch a fault's window
+
+
+def test_a_lost_write_fails_and_is_listed() -> None:
+    record = good_record()
+    lost = record.readings[0].nodes["n3"].pop()
+    check = judged(record)["rpo"]
+    assert check.verdict is Verdict.FAIL
+    assert check.measured == "1 of 60 acknowledged writes lost"
+    assert f"lost {lost.key} on n3" in check.findings[0]
+
+
+def test_nothing_read_back_proves_nothing() -> None:
+    checks = judged(msgspec.structs.replace(good_record(), readings=[]))
+    assert {checks[name].verdict for name in ("rpo", "integrity", "replicas-equal")} == {Verdict.INCONCLUSIVE}
+
+
+def test_a_node_that_could_not_be_read_is_inconclusive() -> None:
+    record = good_record()
+    del record.readings[0].nodes["n3"]
+    record.readings[0].missing["n3"] = "connection refused"
+    checks = judged(record)
+    assert checks["rpo"].verdict is Verdict.INCONCLUSIVE
+    assert checks["replicas-equal"].verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("spoil", "check", "verdict"),
+    [
+        (lambda r: change(r, FaultProof, landed=False), "fault-landed", Verdict.INCONCLUSIVE),
+        (lambda r: without(r, FaultProof), "fault-landed", Verdict.INCONCLUSIVE),
+        (lambda r: change(r, NodeRestarted, old_pid=5, new_pid=5), "fault-landed", Verdict.INCONCLUSIVE),
+        (lambda r: change(r, CaughtUp, ok=False, behind=("n1",)), "rejoin", Verdict.FAIL),
+        (lambda r: without(r, WindowClosed), "completed", Verdict.INCONCLUSIVE),
+        (lambda r: adding(r, Stopped(at_ns=1, cause="target", reason="no leader")), "completed", Verdict.FAIL),
+        (lambda r: adding(r, UnexpectedExit(at_ns=1, node="n2", pid=9, status=1)), "completed", Verdict.FAIL),
+        (
+            lambda r: adding(without(r, WindowClosed), Stopped(at_ns=1, cause="user", reason="signal")),
+            "completed",
+            Verdict.INCONCLUSIVE,
+        ),
+        (lambda r: msgspec.structs.replace(r, statuses=[]), "one-leader-per-term", Verdict.INCONCLUSIVE),
+    ],
+)
+def test_one_thing_wrong(spoil: Callable[[Record], Record], check: str, verdict: Verdict) -> None:
+    assert judged(spoil(good_record()))[check].verdict is verdict
+
+
+def test_too_little_traffic_before_the_fault_makes_the_run_void() -> None:
+    record = good_record()
+    history = [op for op in record.history if op.trial != 2 or op.invoke_ns > 2010 * MS or op.revision < 203]
+    checks = judged(msgspec.structs.replace(record, history=history))
+    assert checks["traffic"].verdict is Verdict.VOID
+    assert checks["traffic"].findings == ("trial 2: 3 acknowledged writes before the fault",)
+
+
+def test_an_outage_longer_than_the_threshold_fails() -> None:
+    record = good_record()
+    strict = msgspec.structs.replace(record.plan, thresholds={**record.plan.thresholds, "rto_max_ms": OUTAGE_MS - 1})
+    check = judged(msgspec.structs.replace(record, plan=strict))["rto"]
+    assert check.verdict is Verdict.FAIL
+    assert len(check.findings) == 2
+
+
+def test_writes_that_never_succeed_again_fail_the_rto() -> None:
+    record = good_record(trials=1)
+    history = [op for op in record.history if op.invoke_ns < 1010 * MS]
+    check = judged(msgspec.structs.replace(record, history=history))["rto"]
+    assert check.verdict is Verdict.FAIL
+    assert "trial 1: not within the deadline" in check.findings
+
+
+def test_an_unknown_outcome_is_no_acknowledgement_for_the_rto() -> None:
+    record = good_record(trials=1)
+    late = 1000 + 9 + OUTAGE_MS + 5
+    history = [
+        msgspec.structs.replace(op, outcome=Outcome.INFO, revision=0) if 1010 * MS < op.invoke_ns < late * MS else op
+        for op in record.history
+    ]
+    values = find_scenario("leader-kill").distributions(Case(msgspec.structs.replace(record, history=history)))
+    assert values["rto_ms"] == [OUTAGE_MS + 5]
+
+
+def test_handing_over_must_come_before_the_end_of_the_process() -> None:
+    record = good_record()  # the new leader is seen 100 ms after the fault, the process ends 2 ms after it
+    assert check_handed_over(Case(record)).verdict is Verdict.FAIL
+    slow_exit = change(record, ProcessEnded, status=0)
+    events = [
+        msgspec.structs.replace(e, at_ns=e.at_ns + 150 * MS) if isinstance(e, ProcessEnded) else e
+        for e in slow_exit.events
+    ]
+    assert check_handed_over(Case(msgspec.structs.replace(slow_exit, events=events))).verdict is Verdict.PASS
+    assert check_clean_exit(Case(slow_exit)).verdict is Verdict.PASS
+    assert check_clean_exit(Case(record)).verdict is Verdict.FAIL
+
+
+def test_trials_are_assembled_and_incomplete_ones_are_known() -> None:
+    trials = assemble(good_record().events)
+    assert [(t.number, t.complete) for t in trials] == [(1, True), (2, True)]
+    (first, _) = assemble(without(good_record(), WindowClosed).events)
+    assert not first.complete
+
+
+def test_every_scenario_judges_an_empty_record_without_passing_it() -> None:
+    for scenario in SCENARIOS.values():
+        record = good_record()
+        plan = msgspec.structs.replace(record.plan, scenario=scenario.name, thresholds=dict(scenario.thresholds))
+        empty = Record(plan, [], [], [], [])
+        checks = scenario.judge(Case(empty))
+        assert combine(check.verdict for check in checks) is not Verdict.PASS, scenario.name
+        scenario.distributions(Case(empty))
