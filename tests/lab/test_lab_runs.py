@@ -1,0 +1,121 @@
+"""The lab on real processes: good systems pass, the canary is caught, an interrupt leaves nothing behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from plasmacloud.lab.targets import find_target
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+LAB = [sys.executable, "-m", "plasmacloud", "lab"]
+
+
+def run_lab(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*LAB, "run", *arguments, "--out", str(out), "--seed", "11"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+def report(out: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*LAB, "report", str(out)], capture_output=True, text=True, timeout=60)
+
+
+def results(out: Path) -> dict[str, dict]:
+    document = json.loads((out / "report.json").read_text())
+    return {f"{r['target']}/{r['scenario']}": r for r in document["results"]}
+
+
+def checks(result: dict) -> dict[str, dict]:
+    return {check["name"]: check for check in result["checks"]}
+
+
+def processes_mentioning(text: str) -> list[str]:
+    """Command lines of all processes that have ``text`` in them, ours excluded."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if text in line:
+                found.append(f"{entry.name}: {line}")
+    return found
+
+
+def require(target: str) -> None:
+    problem = find_target(target).missing()
+    if problem:
+        pytest.skip(f"{target}: {problem}")
+
+
+@pytest.mark.parametrize("target", ["etcd-tuned", "chainfire"])
+def test_a_good_system_survives_the_loss_of_its_leader(target: str, tmp_path: Path) -> None:
+    require(target)
+    out = tmp_path / "evidence"
+    ran = run_lab(out, "leader-kill", "--target", target, "--trials", "2")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    result = results(out)[f"{target}/leader-kill"]
+    assert result["verdict"] == "PASS"
+    assert result["trials"] == 2
+    assert result["lost"] == 0
+    assert result["acknowledged"] > 200
+    assert len(result["distributions"]["rto_ms"]) == 2
+    assert not (out / ".data").exists()
+    again = report(out)
+    assert again.returncode == 0, again.stdout
+    assert "judging it again gives the same report" in again.stdout
+
+
+def test_the_canary_is_caught(tmp_path: Path) -> None:
+    out = tmp_path / "evidence"
+    ran = run_lab(out, "leader-kill", "power-loss", "--target", "canary", "--trials", "2")
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    for name in ("canary/leader-kill", "canary/power-loss"):
+        result = results(out)[name]
+        assert result["verdict"] == "FAIL"
+        assert result["lost"] > 0
+        rpo = checks(result)["rpo"]
+        assert rpo["verdict"] == "FAIL"
+        assert rpo["findings"][0].startswith("lost lab/")
+        assert checks(result)["fault-landed"]["verdict"] == "PASS"
+    assert "lost lab/" in ran.stdout
+    again = report(out)
+    assert again.returncode == 1
+    assert "judging it again gives the same report" in again.stdout
+
+
+def test_without_a_fault_even_the_canary_passes(tmp_path: Path) -> None:
+    """What the canary does wrong shows only under a fault: the FAIL above is no artefact of the lab."""
+    ran = run_lab(tmp_path / "evidence", "write-replicate-commit", "--target", "canary", "--quick")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_an_interrupt_keeps_the_evidence_and_leaves_nothing_running(tmp_path: Path) -> None:
+    out = tmp_path / "evidence"
+    command = [*LAB, "run", "leader-kill", "power-loss", "--target", "canary", "--out", str(out)]
+    lab = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    events = out / "canary" / "leader-kill" / "events.jsonl"
+    deadline = time.monotonic() + 30
+    while not (events.exists() and "fault-proof" in events.read_text()):
+        assert time.monotonic() < deadline, "the lab injected no fault"
+        assert lab.poll() is None, lab.communicate()[0]
+        time.sleep(0.05)
+    assert processes_mentioning(f"--data-dir {out}")
+    lab.send_signal(signal.SIGINT)
+    output, _ = lab.communicate(timeout=30)
+    assert lab.returncode == 130, output
+    assert "(INTERRUPTED)" in output
+    assert processes_mentioning(f"--data-dir {out}") == []
+    assert not (out / ".data").exists()
+    document = json.loads((out / "report.json").read_text())
+    assert document["interrupted"]
+    assert document["verdict"] != "PASS"
+    assert document["not_run"] == ["canary/power-loss"]
+    assert report(out).returncode == 130
