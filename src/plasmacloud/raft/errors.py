@@ -58,19 +58,3 @@ class StateLost(RaftError):
     """This member's disk no longer holds what the member had promised to keep. It must not go on."""
 
     exit_code = ExitCode.STORAGE
-
-
-class Compacted(RaftError):
-    """The entry was compacted away: only a snapshot contains it."""
-
-    def __init__(self, index: int) -> None:
-        super().__init__(f"log entry {index} is compacted")
-        self.index = index
-
-
-class Unavailable(RaftError):
-    """The log does not reach that far."""
-
-    def __init__(self, index: int) -> None:
-        super().__init__(f"log entry {index} does not exist")
-        self.index = index

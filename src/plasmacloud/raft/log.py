@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from plasmacloud.raft.errors import Compacted, StateLost, Unavailable
-from plasmacloud.storage.entry import Entry
+from plasmacloud.raft.errors import StateLost
+from plasmacloud.storage.entry import Compacted, Entry, Unavailable
 
 
 class StableLog(Protocol):
@@ -92,7 +92,7 @@ class RaftLog:
         """The term of an entry. Raises `Compacted` or `Unavailable`."""
         if index >= self._run_start:
             if index > self.last_index:
-                raise Unavailable(index)
+                raise Unavailable(f"entry {index} is behind the end of the log, {self.last_index}")
             return self._run_term
         return self._stored_term(index)
 
@@ -102,9 +102,9 @@ class RaftLog:
         if self._snapshot is not None:
             if index == self._snapshot[0]:
                 return self._snapshot[1]
-            raise Compacted(index)
+            raise Compacted(f"entry {index} was compacted")
         if index < self._stable.first_index() - 1:
-            raise Compacted(index)
+            raise Compacted(f"entry {index} was compacted")
         return self._stable.term(index)
 
     def matches(self, index: int, term: int) -> bool:
@@ -117,7 +117,7 @@ class RaftLog:
         """Entries ``[lo, hi)``, at least one; at most ``max_bytes`` unless the first is larger. Raises `Compacted`."""
         assert lo < hi <= self.last_index + 1
         if lo < self.first_index:
-            raise Compacted(lo)
+            raise Compacted(f"entry {lo} was compacted")
         result: list[Entry] = []
         offset = self._offset
         if lo < offset:

@@ -5,12 +5,12 @@ is due, so that several proposals and acknowledgements of one round of the event
 and a commit index rides along with entries whenever there are some.
 """
 
-from plasmacloud.raft.errors import Compacted, NotLeader, ProposalRefused, Refusal, StateLost
+from plasmacloud.raft.errors import NotLeader, ProposalRefused, Refusal, StateLost
 from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.progress import Progress, ProgressState
 from plasmacloud.raft.reads import Reads
 from plasmacloud.raft.state import StateRole
-from plasmacloud.storage.entry import MAX_ENTRY_DATA_BYTES, EntryKind, make_entry
+from plasmacloud.storage.entry import MAX_ENTRY_DATA_BYTES, Compacted, EntryKind, make_entry
 
 
 class Replication(Reads):
