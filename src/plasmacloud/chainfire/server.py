@@ -31,7 +31,7 @@ from plasmacloud.chainfire.validate import MAX_MESSAGE_BYTES
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.raft import Config as RaftConfig
 from plasmacloud.raft.raft import Raft
-from plasmacloud.rpc.health import HealthService
+from plasmacloud.rpc.health import HealthService, ServingStatus
 from plasmacloud.rpc.limits import Limits
 from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.service import ServiceTable
@@ -42,6 +42,8 @@ from plasmacloud.storage.wal_format import Identity, LogMark
 
 _DRAIN_S = 3.0  # how long requests under way may take when the member stops
 _CLOSE_S = 5.0  # how long the log may take to write what is queued
+
+_SERVICES = ("etcdserverpb.KV", "etcdserverpb.Cluster", "etcdserverpb.Maintenance")
 
 log = get_logger("chainfire")
 
@@ -226,7 +228,12 @@ class MemberProcess:
             self._led.set()
         else:
             self._led.clear()
-        self._health.set_serving(leader != 0)
+        self._set_serving(leader != 0)
+
+    def _set_serving(self, serving: bool) -> None:
+        status = ServingStatus.SERVING if serving else ServingStatus.NOT_SERVING
+        for service in ("", *_SERVICES):
+            self._health.set(service, status)
 
     def _on_fatal(self, error: Exception) -> None:
         if self._fatal.done():
@@ -249,7 +256,7 @@ class MemberProcess:
         if replica.is_leader and (target := replica.handover_target()):
             moved = await replica.hand_over(target, 2 * config.election_timeout_s)
             log.info("leadership handed over" if moved else "leadership not taken over in time", to=format_id(target))
-        self._health.set_serving(False)
+        self._set_serving(False)
         replica.refuse_new()
         await self._server.close(_DRAIN_S)
         try:
