@@ -9,6 +9,7 @@ cluster, another protocol, a removed member) are retried slowly and logged once,
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import random
@@ -209,10 +210,9 @@ class PeerTransport:
         assert self._all_closed is not None
         if self._links:
             self._all_closed.clear()
-            try:
-                await asyncio.wait_for(self._all_closed.wait(), timeout_s)
-            except TimeoutError:
-                pass
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._all_closed.wait()
 
     @property
     def _running(self) -> bool:
@@ -324,10 +324,9 @@ class PeerTransport:
             )
             delay_s = low if steady or refused != refused_before else min(high, max(low, delay_s * 1.6))
             refused_before = refused
-            try:
-                await asyncio.wait_for(peer.wake.wait(), delay_s * self._random.uniform(0.75, 1.0))
-            except TimeoutError:
-                pass
+            with contextlib.suppress(TimeoutError):  # not wait_for: before Python 3.12 it can swallow a cancellation
+                async with asyncio.timeout(delay_s * self._random.uniform(0.75, 1.0)):
+                    await peer.wake.wait()
             peer.wake.clear()
 
     async def _dial(self, peer: _Peer) -> OutgoingLink:

@@ -251,14 +251,15 @@ class IncomingLink(PeerLink):
         super().__init__(owner, loop, FrameParser(LISTENER_GREETING, magic=True))
         self.name = ""
         self._max_data_bytes = max_data_bytes
-        self._answered_at = self.made_at
+        self._heard = False  # since our last answer
 
     def show_life(self) -> None:
         """Tell a sender whose pings are stuck behind a long frame that its bytes are arriving."""
-        if self.open and self.last_received > self._answered_at:
+        if self.open and self._heard:
             self._answer(_ALIVE)
 
     def _receive(self, data: bytes) -> None:
+        self._heard = True
         got_frames = False
         member_id = self.member_id
         deliver = self._owner.on_frame
@@ -291,13 +292,13 @@ class IncomingLink(PeerLink):
         self.name = hello.name
         self.version = verdict.version
         self.open = True
-        self._transport.write(encode_welcome(verdict))
+        self._answer(encode_welcome(verdict))
         self._owner.link_open(self)
 
     def _answer(self, frame: bytes) -> None:
         """A sender that does not read its answers gets no more of them: the backlog stays bounded."""
         if self._transport is not None and not self.over and self.buffered_bytes() < _MAX_PONG_BACKLOG_BYTES:
-            self._answered_at = self._loop.time()
+            self._heard = False
             self._transport.write(frame)
 
 
