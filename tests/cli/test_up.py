@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 from cli_runner import Plasma, etcd_binary
 
+from plasmacloud.base.errors import ConfigError, ExitCode
 from plasmacloud.base.process import free_ports
+from plasmacloud.cli.up_plan import check_ports, new_plan
 
 TIMEOUT_S = 60.0
 
@@ -159,3 +161,36 @@ def test_the_nodes_die_with_a_supervisor_that_is_killed(etcd_driver: list[str], 
         up.child.kill()
         up.child.wait()
         up.wait_for(lambda: all(gone(pid) for pid in pids), "end of the nodes")
+
+
+def free_port_base() -> int:
+    """A base whose six ports are free."""
+    for base in free_ports(50):
+        try:
+            check_ports(new_plan(base), fixed=False)
+        except ConfigError:
+            continue
+        return base
+    pytest.fail("no six free ports")
+
+
+@pytest.mark.slow
+def test_plasma_up_as_users_run_it(plasma: Plasma, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    up_argv = [sys.executable, "-m", "plasmacloud", "up", "--data-dir", str(data), "-o", "json"]
+    with running([*up_argv, "--port-base", str(free_port_base())], tmp_path) as up:
+        assert "creating the cluster" in up.wait_for(lambda: up.told, "first word")
+        survives_a_kill_and_stops_cleanly(up, plasma)
+
+    with running(up_argv, tmp_path) as up:  # the second run continues with the data of the first
+        endpoints = up.ready()["endpoints"]
+        assert "continuing with the cluster" in up.told
+        get = plasma("kv", "get", "story", "--print-value-only", "--endpoints", endpoints, "--timeout", "20s")
+        assert (get.exit_code, get.stdout) == (0, "told"), get.output
+
+        second = subprocess.run(up_argv, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        assert second.returncode == ExitCode.CONFIG
+        assert "another `plasma up` runs" in second.stderr
+
+        up.child.send_signal(signal.SIGINT)
+        assert up.child.wait(TIMEOUT_S) == 0
