@@ -21,7 +21,7 @@ from typing import Protocol
 
 from plasmacloud.storage.wal_errors import DirectoryInUse
 
-_ZEROS = bytes(1024 * 1024)
+_ZEROS = bytes(256 * 1024)
 
 
 class DiskFile(Protocol):
@@ -114,7 +114,8 @@ class OsFile:
     def zero_fill(self, size_bytes: int) -> None:
         # The reservation makes the file contiguous and fails before anything is written when the disk is too full.
         # The zeros then turn reserved blocks into written ones: without them every append would still be a change of
-        # metadata, which costs a journal commit (measured: 162 us instead of 93 us per synced append).
+        # metadata, which costs a journal commit (measured: 162 us instead of 93 us per synced append). They are synced
+        # piece by piece, so that a sync of the log next door never has to wait for tens of megabytes.
         try:
             os.posix_fallocate(self._fd, 0, size_bytes)
         except OSError as error:
@@ -125,6 +126,7 @@ class OsFile:
             written = os.pwrite(self._fd, _ZEROS[:wanted], offset)
             if written != wanted:
                 raise OSError(errno.ENOSPC, f"the disk took {written} of {wanted} bytes")
+            os.fdatasync(self._fd)
 
     def fdatasync(self) -> None:
         os.fdatasync(self._fd)

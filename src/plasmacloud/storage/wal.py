@@ -278,11 +278,13 @@ class Wal:
             if hard_state.term < self._hard_state.term:
                 raise InvalidAppend(f"the term cannot go back from {self._hard_state.term} to {hard_state.term}")
             self._hard_state = hard_state
+        size_bytes = 0
         if entries:
             if entries[0].index <= self._index.last_index:
                 self._disown(entries[0].index)
-            self._index.append(entries)
-        return Request(hard_state, entries, mark, on_durable)
+            size_bytes = sum([len(entry.record) for entry in entries])
+            self._index.append(entries, size_bytes)
+        return Request(hard_state, entries, mark, on_durable, size_bytes)
 
     def _check_entries(self, entries: Sequence[Entry]) -> None:
         first, last = entries[0].index, self._index.last_index

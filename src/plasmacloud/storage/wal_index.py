@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from plasmacloud.storage.entry import Compacted, Entry, Unavailable
 
-_ENTRY_OVERHEAD_BYTES = 200  # the tuple, two bytes objects' headers and the integers
+_ENTRY_OVERHEAD_BYTES = 175  # the tuple, two bytes objects' headers and the integers
 _HOLE_LIMIT = 4096
 
 
@@ -32,7 +32,7 @@ def unpack_location(location: int) -> tuple[int, int]:
 
 def memory_bytes(entry: Entry) -> int:
     """What an entry costs in the window: its data is there twice, alone and inside the record."""
-    return len(entry.record) + len(entry.data) + _ENTRY_OVERHEAD_BYTES
+    return 2 * len(entry.record) + _ENTRY_OVERHEAD_BYTES
 
 
 class EntryWindow:
@@ -53,12 +53,12 @@ class EntryWindow:
         """Forget everything; the next entry will have this index."""
         self._list, self._head, self._next, self.size_bytes = [], 0, next_index, 0
 
-    def extend(self, entries: Sequence[Entry]) -> None:
-        """Add entries that follow the last."""
+    def extend(self, entries: Sequence[Entry], record_bytes: int) -> None:
+        """Add entries that follow the last; their records have ``record_bytes`` in total."""
         assert entries[0].index == self._next
         self._list.extend(entries)
         self._next += len(entries)
-        self.size_bytes += sum(map(memory_bytes, entries))
+        self.size_bytes += 2 * record_bytes + len(entries) * _ENTRY_OVERHEAD_BYTES
 
     def truncate(self, index: int) -> None:
         """Drop the entry ``index`` and all behind it."""
@@ -141,19 +141,20 @@ class LogIndex:
         assert self.base_index < index <= self.located_last
         return self._locations[index - self._location_base]
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Add entries whose place is not known yet; the first may cut the log."""
+    def append(self, entries: Sequence[Entry], record_bytes: int) -> None:
+        """Add entries whose place is not known yet; the first may cut the log. Terms never go back."""
         first = entries[0].index
         if first <= self.last_index:
             self.truncate(first)
         assert first == self.last_index + 1
-        self.window.extend(entries)
+        self.window.extend(entries, record_bytes)
         last_term = self._run_terms[-1]
-        for entry in entries:
-            if entry.term != last_term:
-                last_term = entry.term
-                self._run_starts.append(entry.index)
-                self._run_terms.append(last_term)
+        if entries[-1].term != last_term:
+            for entry in entries:
+                if entry.term != last_term:
+                    last_term = entry.term
+                    self._run_starts.append(entry.index)
+                    self._run_terms.append(last_term)
         self.last_index = entries[-1].index
 
     def truncate(self, index: int) -> None:

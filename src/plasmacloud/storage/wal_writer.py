@@ -55,12 +55,13 @@ class Request:
         entries: Sequence[Entry],
         mark: MarkChange | None,
         on_durable: Callable[[], None] | None,
+        size_bytes: int,
     ) -> None:
         self.hard_state = hard_state
         self.entries = entries
         self.mark = mark
         self.on_durable = on_durable
-        self.size_bytes = sum([len(entry.record) for entry in entries])
+        self.size_bytes = size_bytes  # of the entries' records
         self.live = len(entries)  # how many of the entries no later request has cut off; the index owner's field
         self.locations: array[int] | None = None
         self.opened: SegmentHeader | None = None  # a segment that was opened for this request's group
