@@ -1,6 +1,7 @@
-"""A real etcd for tests: one member or several, on free loopback ports, gone when the test is."""
+"""Real stores for tests: etcd with one member or several, and ChainFire; on loopback, gone when the test is."""
 
 import asyncio
+import sys
 import time
 from pathlib import Path
 
@@ -19,23 +20,11 @@ def etcd_binary() -> Path:
     return binary
 
 
-class Etcd:
-    """A cluster of ``members`` etcd processes."""
+class Store:
+    """Server processes that speak the etcd v3 API."""
 
-    def __init__(self, directory: Path, members: int = 1) -> None:
-        binary = etcd_binary()
-        ports = free_ports(2 * members)
-        self.endpoints = [f"127.0.0.1:{port}" for port in ports[:members]]
-        peers = [f"http://127.0.0.1:{port}" for port in ports[members:]]
-        names = [f"m{number}" for number in range(1, members + 1)]
-        cluster = ",".join(f"{name}={peer}" for name, peer in zip(names, peers, strict=True))
-        self.members = []
-        for name, endpoint, peer in zip(names, self.endpoints, peers, strict=True):
-            argv = [str(binary), "--name", name, "--data-dir", str(directory / name), "--log-level", "error"]
-            argv += ["--listen-client-urls", f"http://{endpoint}", "--advertise-client-urls", f"http://{endpoint}"]
-            argv += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
-            argv += ["--initial-cluster", cluster, "--initial-cluster-state", "new", "--unsafe-no-fsync"]
-            self.members.append(ManagedProcess(name, argv, log_path=directory / f"{name}.log"))
+    endpoints: list[str]
+    members: list[ManagedProcess]
 
     def start(self, timeout: float = 30.0) -> None:
         for member in self.members:
@@ -59,3 +48,33 @@ class Etcd:
     def stop(self) -> None:
         for member in self.members:
             member.kill()
+
+
+class ChainFire(Store):
+    """One ChainFire member, run as users run it."""
+
+    def __init__(self, directory: Path) -> None:
+        client, peer = (f"127.0.0.1:{port}" for port in free_ports(2))
+        self.endpoints = [client]
+        argv = [sys.executable, "-m", "plasmacloud", "chainfire", "serve", "--name", "n1"]
+        argv += ["--data-dir", str(directory / "n1"), "--listen-client", client, "--listen-peer", peer]
+        self.members = [ManagedProcess("n1", argv, log_path=directory / "n1.log")]
+
+
+class Etcd(Store):
+    """A cluster of ``members`` etcd processes."""
+
+    def __init__(self, directory: Path, members: int = 1) -> None:
+        binary = etcd_binary()
+        ports = free_ports(2 * members)
+        self.endpoints = [f"127.0.0.1:{port}" for port in ports[:members]]
+        peers = [f"http://127.0.0.1:{port}" for port in ports[members:]]
+        names = [f"m{number}" for number in range(1, members + 1)]
+        cluster = ",".join(f"{name}={peer}" for name, peer in zip(names, peers, strict=True))
+        self.members = []
+        for name, endpoint, peer in zip(names, self.endpoints, peers, strict=True):
+            argv = [str(binary), "--name", name, "--data-dir", str(directory / name), "--log-level", "error"]
+            argv += ["--listen-client-urls", f"http://{endpoint}", "--advertise-client-urls", f"http://{endpoint}"]
+            argv += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+            argv += ["--initial-cluster", cluster, "--initial-cluster-state", "new", "--unsafe-no-fsync"]
+            self.members.append(ManagedProcess(name, argv, log_path=directory / f"{name}.log"))

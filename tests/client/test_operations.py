@@ -1,10 +1,10 @@
-"""Every operation against a real etcd."""
+"""Every operation against real servers: etcd and ChainFire."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from etcd_process import Etcd
+from etcd_process import Store
 
 from plasmacloud.base.errors import ExitCode
 from plasmacloud.client import (
@@ -29,15 +29,15 @@ from plasmacloud.client.types import DeleteResult, PutResult, TxnResult
 from plasmacloud.rpc.status import StatusCode
 
 
-def on(etcd: Etcd, work: Callable[[Client], Awaitable[None]]) -> None:
+def on(store: Store, work: Callable[[Client], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with Client(etcd.endpoints) as client:
+        async with Client(store.endpoints) as client:
             await work(client)
 
     asyncio.run(main())
 
 
-def test_put_get_delete(etcd: Etcd) -> None:
+def test_put_get_delete(store: Store) -> None:
     async def work(client: Client) -> None:
         first = await client.put("pgd/a", "1")
         second = await client.put("pgd/a", b"\xff\x00", prev_kv=True)
@@ -58,10 +58,10 @@ def test_put_get_delete(etcd: Etcd) -> None:
         assert (await client.get("pgd/a")).first is None
         assert (await client.delete("pgd/a")).deleted == 0
 
-    on(etcd, work)
+    on(store, work)
 
 
-def test_ranges(etcd: Etcd) -> None:
+def test_ranges(store: Store) -> None:
     async def work(client: Client) -> None:
         for name in "abcd":
             await client.put(f"rng/{name}", name)
@@ -79,11 +79,11 @@ def test_ranges(etcd: Etcd) -> None:
         assert names(await client.get("rng/c", from_key=True, serializable=True)).startswith("cd")
         assert (await client.delete("rng/", prefix=True)).deleted == 4
 
-    on(etcd, work)
+    on(store, work)
 
 
 @pytest.mark.parametrize("count", [0, 1, 6, 7, 8, 14, 15])
-def test_scan_returns_every_key_once_whatever_the_page(etcd: Etcd, count: int) -> None:
+def test_scan_returns_every_key_once_whatever_the_page(store: Store, count: int) -> None:
     async def work(client: Client) -> None:
         prefix = f"scan{count}/"
         written = {f"{prefix}{number:03}".encode() for number in range(count)}
@@ -92,10 +92,10 @@ def test_scan_returns_every_key_once_whatever_the_page(etcd: Etcd, count: int) -
         got = [kv.key async for kv in client.scan(prefix, prefix=True, page=7)]
         assert got == sorted(written)
 
-    on(etcd, work)
+    on(store, work)
 
 
-def test_scan_sees_one_revision_although_others_write(etcd: Etcd) -> None:
+def test_scan_sees_one_revision_although_others_write(store: Store) -> None:
     async def work(client: Client) -> None:
         for number in range(6):
             await client.put(f"iso/{number}", "before")
@@ -107,10 +107,10 @@ def test_scan_sees_one_revision_although_others_write(etcd: Etcd) -> None:
             seen.append((kv.key, kv.value))
         assert seen == [(f"iso/{number}".encode(), b"before") for number in range(6)]
 
-    on(etcd, work)
+    on(store, work)
 
 
-def test_scan_of_everything_includes_the_edges_of_the_key_space(etcd: Etcd) -> None:
+def test_scan_of_everything_includes_the_edges_of_the_key_space(store: Store) -> None:
     async def work(client: Client) -> None:
         for key in (b"\0", b"\xff\xff"):
             await client.put(key, "edge")
@@ -121,10 +121,10 @@ def test_scan_of_everything_includes_the_edges_of_the_key_space(etcd: Etcd) -> N
         await client.delete(b"\0")
         await client.delete(b"\xff\xff")
 
-    on(etcd, work)
+    on(store, work)
 
 
-def test_transactions(etcd: Etcd) -> None:
+def test_transactions(store: Store) -> None:
     async def work(client: Client) -> None:
         claim = Txn().when(missing("txn/lock")).then(put("txn/lock", "me")).otherwise(get("txn/lock"))
         won = await client.txn(claim)
@@ -151,10 +151,10 @@ def test_transactions(etcd: Etcd) -> None:
         assert isinstance(removed, DeleteResult)
         assert removed.prev_kvs[0].value == b"me"
 
-    on(etcd, work)
+    on(store, work)
 
 
-def test_a_compare_on_a_range_holds_for_all_of_it(etcd: Etcd) -> None:
+def test_a_compare_on_a_range_holds_for_all_of_it(store: Store) -> None:
     async def work(client: Client) -> None:
         await client.put("all/a", "same")
         await client.put("all/b", "same")
@@ -163,10 +163,10 @@ def test_a_compare_on_a_range_holds_for_all_of_it(etcd: Etcd) -> None:
         await client.put("all/b", "other")
         assert not (await client.txn(same)).succeeded
 
-    on(etcd, work)
+    on(store, work)
 
 
-def test_a_compacted_revision_is_an_error_of_its_own(etcd: Etcd) -> None:
+def test_a_compacted_revision_is_an_error_of_its_own(store: Store) -> None:
     async def work(client: Client) -> None:
         first = await client.put("cmp/a", "1")
         second = await client.put("cmp/a", "2")
@@ -181,10 +181,10 @@ def test_a_compacted_revision_is_an_error_of_its_own(etcd: Etcd) -> None:
             await client.get("cmp/a", revision=second.header.revision + 1000)
         assert not isinstance(future.value, Compacted)
 
-    on(etcd, work)
+    on(store, work)
 
 
-def test_a_refused_request_says_why_and_is_not_repeated(etcd: Etcd) -> None:
+def test_a_refused_request_says_why_and_is_not_repeated(store: Store) -> None:
     async def work(client: Client) -> None:
         with pytest.raises(RequestRefused, match="key is not provided") as caught:
             await client.put("", "x")
@@ -195,10 +195,10 @@ def test_a_refused_request_says_why_and_is_not_repeated(etcd: Etcd) -> None:
         with pytest.raises(RequestRefused, match="lease not found"):
             await client.put("x", "y", lease=12345)
 
-    on(etcd, work)
+    on(store, work)
 
 
-def test_cluster_questions(etcd: Etcd) -> None:
+def test_cluster_questions(store: Store) -> None:
     async def work(client: Client) -> None:
         [endpoint] = client.endpoints
         status = await client.status(endpoint)
@@ -211,10 +211,10 @@ def test_cluster_questions(etcd: Etcd) -> None:
         assert await client.health(endpoint) is Health.SERVING
         assert await client.alarms() == ()
 
-    on(etcd, work)
+    on(store, work)
 
 
-def test_a_large_value_and_a_large_answer(etcd: Etcd) -> None:
+def test_a_large_value_and_a_large_answer(store: Store) -> None:
     async def work(client: Client) -> None:
         value = bytes(range(256)) * 4096  # 1 MiB
         for number in range(4):
@@ -223,21 +223,21 @@ def test_a_large_value_and_a_large_answer(etcd: Etcd) -> None:
         assert [kv.value for kv in result] == [value] * 4
         await client.delete("large/", prefix=True)
 
-    on(etcd, work)
+    on(store, work)
 
 
-def test_many_calls_at_once_share_one_connection(etcd: Etcd) -> None:
+def test_many_calls_at_once_share_one_connection(store: Store) -> None:
     async def work(client: Client) -> None:
         await asyncio.gather(*(client.put(f"many/{number}", str(number)) for number in range(300)))
         answers = await asyncio.gather(*(client.get(f"many/{number}") for number in range(300)))
         assert [a.first.value if a.first else None for a in answers] == [str(n).encode() for n in range(300)]
 
-    on(etcd, work)
+    on(store, work)
 
 
-def test_a_cancelled_call_leaves_the_client_usable_and_nothing_behind(etcd: Etcd) -> None:
+def test_a_cancelled_call_leaves_the_client_usable_and_nothing_behind(store: Store) -> None:
     async def main() -> None:
-        async with Client(etcd.endpoints) as client:
+        async with Client(store.endpoints) as client:
             await client.put("cancel", "0")
             before = asyncio.all_tasks()
             for number in range(20):
@@ -254,8 +254,8 @@ def test_a_cancelled_call_leaves_the_client_usable_and_nothing_behind(etcd: Etcd
     asyncio.run(main())
 
 
-def test_the_blocking_client(etcd: Etcd) -> None:
-    with SyncClient(etcd.endpoints) as client:
+def test_the_blocking_client(store: Store) -> None:
+    with SyncClient(store.endpoints) as client:
         for number in range(5):
             client.put(f"sync/{number}", str(number))
         assert [kv.value for kv in client.scan("sync/", prefix=True, page=2)] == [b"0", b"1", b"2", b"3", b"4"]
