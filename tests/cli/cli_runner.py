@@ -1,4 +1,4 @@
-"""What the tests of the command line share: how to run it, and where the real etcd is found."""
+"""What the tests of the command line share: how to run it, and where the real servers are found."""
 
 import sys
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from pathlib import Path
 from click.testing import Result
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "client"))
-from etcd_process import Etcd, etcd_binary
+from etcd_process import ChainFire, Etcd, Store, etcd_binary
 
 Plasma = Callable[..., Result]
 
-__all__ = ["Etcd", "Plasma", "etcd_binary"]
+__all__ = ["ChainFire", "Etcd", "Plasma", "Store", "etcd_binary"]

@@ -1,18 +1,18 @@
-"""The command line in this process (`plasma`), and a real etcd to point it at."""
+"""The command line in this process (`plasma`), and real clusters to point it at."""
 
 from collections.abc import Iterator
 
 import pytest
-from cli_runner import Etcd, Plasma
+from cli_runner import ChainFire, Etcd, Plasma, Store
 from click.testing import CliRunner, Result
 
 from plasmacloud.cli.main import cli
 
 
-@pytest.fixture(scope="session")
-def etcd_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+@pytest.fixture(scope="session", params=[Etcd, ChainFire], ids=["etcd", "chainfire"])
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Three members: enough for a leader to move."""
-    cluster = Etcd(tmp_path_factory.mktemp("etcd"), members=3)
+    cluster: Store = request.param(tmp_path_factory.mktemp("cluster"), members=3)
     try:
         cluster.start()
         yield cluster
@@ -33,8 +33,8 @@ def plasma(monkeypatch: pytest.MonkeyPatch) -> Plasma:
 
 
 @pytest.fixture
-def kv(plasma: Plasma, etcd_cluster: Etcd, monkeypatch: pytest.MonkeyPatch) -> Plasma:
-    """Run a command line against the etcd cluster."""
-    monkeypatch.setenv("PLASMA_ENDPOINTS", ",".join(etcd_cluster.endpoints))
+def kv(plasma: Plasma, cluster: Store, monkeypatch: pytest.MonkeyPatch) -> Plasma:
+    """Run a command line against the cluster."""
+    monkeypatch.setenv("PLASMA_ENDPOINTS", ",".join(cluster.endpoints))
     monkeypatch.setenv("PLASMA_TIMEOUT", "20s")
     return plasma

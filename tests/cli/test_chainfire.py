@@ -1,31 +1,31 @@
-"""`plasma chainfire` against a real etcd cluster of three."""
+"""`plasma chainfire` against real clusters of three."""
 
 import json
 
 import yaml
-from cli_runner import Etcd, Plasma
+from cli_runner import Plasma, Store
 
 from plasmacloud.base.errors import ExitCode
 
 DEAD = "127.0.0.1:1"
 
 
-def test_members(kv: Plasma, etcd_cluster: Etcd) -> None:
+def test_members(kv: Plasma, cluster: Store) -> None:
     members = json.loads(kv("chainfire", "members", "-o", "json").stdout)
     assert {member["name"] for member in members} == {"m1", "m2", "m3"}
     assert {url for member in members for url in member["client_urls"]} == {
-        f"http://{endpoint}" for endpoint in etcd_cluster.endpoints
+        f"http://{endpoint}" for endpoint in cluster.endpoints
     }
     lines = kv("chainfire", "members").stdout.splitlines()
     assert lines[0].split() == ["ID", "NAME", "ROLE", "PEERS", "CLIENTS"]
     assert sorted(line.split()[1] for line in lines[1:]) == ["m1", "m2", "m3"]
 
 
-def test_status_of_every_endpoint(kv: Plasma, etcd_cluster: Etcd) -> None:
+def test_status_of_every_endpoint(kv: Plasma, cluster: Store) -> None:
     result = kv("chainfire", "status", "-o", "json")
     assert result.exit_code == 0
     rows = json.loads(result.stdout)
-    assert [row["endpoint"] for row in rows] == etcd_cluster.endpoints
+    assert [row["endpoint"] for row in rows] == cluster.endpoints
     assert sum(row["leader"] for row in rows) == 1
     [leader_id] = {row["leader_id"] for row in rows}
     assert [row["id"] for row in rows if row["leader"]] == [leader_id]
@@ -37,13 +37,13 @@ def test_status_of_every_endpoint(kv: Plasma, etcd_cluster: Etcd) -> None:
     assert table.count(" follower ") == 2
 
 
-def test_status_of_all_members_from_one_endpoint(kv: Plasma, etcd_cluster: Etcd) -> None:
-    result = kv("chainfire", "status", "--all", "-o", "json", "--endpoints", etcd_cluster.endpoints[0])
-    assert {row["endpoint"] for row in json.loads(result.stdout)} == set(etcd_cluster.endpoints)
+def test_status_of_all_members_from_one_endpoint(kv: Plasma, cluster: Store) -> None:
+    result = kv("chainfire", "status", "--all", "-o", "json", "--endpoints", cluster.endpoints[0])
+    assert {row["endpoint"] for row in json.loads(result.stdout)} == set(cluster.endpoints)
 
 
-def test_status_with_one_dead_endpoint_exits_1_and_names_it(kv: Plasma, etcd_cluster: Etcd) -> None:
-    endpoints = f"{etcd_cluster.endpoints[0]},{DEAD}"
+def test_status_with_one_dead_endpoint_exits_1_and_names_it(kv: Plasma, cluster: Store) -> None:
+    endpoints = f"{cluster.endpoints[0]},{DEAD}"
     result = kv("chainfire", "status", "-o", "json", "--endpoints", endpoints)
     assert result.exit_code == ExitCode.FAILED
     good, dead = json.loads(result.stdout)

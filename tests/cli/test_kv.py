@@ -1,4 +1,4 @@
-"""`plasma kv` against a real etcd."""
+"""`plasma kv` against real clusters."""
 
 import json
 from pathlib import Path

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_runner import Etcd
+from cli_runner import Store
 
 PYTHON = sys.executable
 PLASMA = [PYTHON, "-m", "plasmacloud"]
@@ -88,8 +88,8 @@ def test_ctrl_c_exits_130_without_a_traceback() -> None:
     assert "Traceback" not in err
 
 
-def test_a_reader_that_goes_away_is_no_drama(etcd_cluster: Etcd) -> None:
-    endpoints = ",".join(etcd_cluster.endpoints)
+def test_a_reader_that_goes_away_is_no_drama(cluster: Store) -> None:
+    endpoints = ",".join(cluster.endpoints)
     put = subprocess.run(
         [*PLASMA, "kv", "put", "pipe", "-", "--endpoints", endpoints],
         input=b"x" * 1_000_000,

@@ -39,11 +39,15 @@ class Store:
                     for endpoint in self.endpoints:
                         await client.status(endpoint)
                     await client.put("ready", "yes")
-                    return
-                except ClientError:
-                    if time.monotonic() > deadline:
-                        raise
-                    await asyncio.sleep(0.05)
+                    members = (await client.member_list()).members
+                    if all(member.name for member in members):  # each publishes its own after it has started
+                        return
+                    problem = f"members without a name: {members}"
+                except ClientError as error:
+                    problem = str(error)
+                if time.monotonic() > deadline:
+                    pytest.fail(f"the cluster did not become ready: {problem}")
+                await asyncio.sleep(0.05)
 
     def stop(self) -> None:
         for member in self.members:
@@ -51,14 +55,20 @@ class Store:
 
 
 class ChainFire(Store):
-    """One ChainFire member, run as users run it."""
+    """A cluster of ``members`` ChainFire processes, run as users run them."""
 
-    def __init__(self, directory: Path) -> None:
-        client, peer = (f"127.0.0.1:{port}" for port in free_ports(2))
-        self.endpoints = [client]
-        argv = [sys.executable, "-m", "plasmacloud", "chainfire", "serve", "--name", "n1"]
-        argv += ["--data-dir", str(directory / "n1"), "--listen-client", client, "--listen-peer", peer]
-        self.members = [ManagedProcess("n1", argv, log_path=directory / "n1.log")]
+    def __init__(self, directory: Path, members: int = 1) -> None:
+        ports = free_ports(2 * members)
+        self.endpoints = [f"127.0.0.1:{port}" for port in ports[:members]]
+        peers = [f"127.0.0.1:{port}" for port in ports[members:]]
+        names = [f"m{number}" for number in range(1, members + 1)]
+        cluster = ",".join(f"{name}={peer}" for name, peer in zip(names, peers, strict=True))
+        self.members = []
+        for name, endpoint, peer in zip(names, self.endpoints, peers, strict=True):
+            argv = [sys.executable, "-m", "plasmacloud", "chainfire", "serve", "--name", name]
+            argv += ["--data-dir", str(directory / name), "--listen-client", endpoint, "--listen-peer", peer]
+            argv += ["--initial-cluster", cluster]
+            self.members.append(ManagedProcess(name, argv, log_path=directory / f"{name}.log"))
 
 
 class Etcd(Store):
