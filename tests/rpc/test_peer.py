@@ -119,6 +119,20 @@ def test_a_peer_that_does_not_read_makes_send_return_false() -> None:
     run(main)
 
 
+def test_the_end_of_a_connection_is_noticed_at_once_although_frames_still_wait_to_leave() -> None:
+    async def main() -> None:
+        answerer = Answerer()
+        one = (await Member(1, options=NO_KEEPALIVE).start()).knows(2, await answerer.start())
+        await until(lambda: one.peer(2).connected)
+        assert one.transport.send(2, bytes(30_000_000))
+        await until(lambda: one.peer(2).writes == 1)
+        assert one.peer(2).buffered_bytes > 0
+        answerer.callers[0].writer.write_eof()
+        await until(lambda: one.lost == [2])
+
+    run(main)
+
+
 def test_sending_to_nobody_returns_false() -> None:
     async def main() -> None:
         one = await Member(1).start()
