@@ -164,11 +164,6 @@ class Replication(Reads):
         entries = message.entries
         new = log.first_new(entries)
         if new < len(entries):
-            if entries[new].index <= log.commit:
-                raise StateLost(
-                    f"entry {entries[new].index} is committed, but the leader of term {self.term} has another one",
-                    hint="remove this member and add it again with an empty directory",
-                )
             log.append(entries[new:] if new else entries)
         last_new = message.index + len(entries)
         log.commit_to(min(message.commit, last_new))
