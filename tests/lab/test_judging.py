@@ -9,7 +9,7 @@ from lab_handmade import MS, OUTAGE_MS, good_record
 from plasmacloud.lab.judging import Case
 from plasmacloud.lab.recorder import Record
 from plasmacloud.lab.scenarios import SCENARIOS, find_scenario
-from plasmacloud.lab.scenarios.leader_term import check_clean_exit, check_handed_over
+from plasmacloud.lab.scenarios.leader_term import Timing, check_clean_exit, check_handed_over, timing_of
 from plasmacloud.lab.trials import assemble
 from plasmacloud.verify.checks import Check, Verdict, combine
 from plasmacloud.verify.events import (
@@ -22,6 +22,7 @@ from plasmacloud.verify.events import (
     WindowClosed,
 )
 from plasmacloud.verify.history import Outcome
+from plasmacloud.verify.observations import StatusSample
 
 
 def judged(record: Record) -> dict[str, Check]:
@@ -137,17 +138,48 @@ def test_an_unknown_outcome_is_no_acknowledgement_for_the_rto() -> None:
     assert values["rto_ms"] == [OUTAGE_MS + 5]
 
 
-def test_handing_over_must_come_before_the_end_of_the_process() -> None:
-    record = good_record()  # the new leader is seen 100 ms after the fault, the process ends 2 ms after it
-    assert check_handed_over(Case(record)).verdict is Verdict.FAIL
-    slow_exit = change(record, ProcessEnded, status=0)
+def at(record: Record, ended_ms: int, *answers: tuple[str, int, int]) -> Record:
+    """One trial: the old leader ends ``ended_ms`` after its SIGTERM; answers are (node, ms after it, leader)."""
+    fault_ns = 1010 * MS
     events = [
-        msgspec.structs.replace(e, at_ns=e.at_ns + 150 * MS) if isinstance(e, ProcessEnded) else e
-        for e in slow_exit.events
+        msgspec.structs.replace(e, at_ns=fault_ns + ended_ms * MS, status=0) if isinstance(e, ProcessEnded) else e
+        for e in record.events
     ]
-    assert check_handed_over(Case(msgspec.structs.replace(slow_exit, events=events))).verdict is Verdict.PASS
-    assert check_clean_exit(Case(slow_exit)).verdict is Verdict.PASS
-    assert check_clean_exit(Case(record)).verdict is Verdict.FAIL
+    statuses = [
+        StatusSample(fault_ns + ms * MS, fault_ns + ms * MS, node, 1, 9, leader, 3) for node, ms, leader in answers
+    ]
+    return msgspec.structs.replace(record, events=events, statuses=statuses)
+
+
+@pytest.mark.parametrize(
+    ("answers", "timing"),
+    [
+        ([("n2", 5, 1), ("n2", 9, 2), ("n3", 5, 1), ("n3", 30, 2)], Timing.BEFORE),  # one survivor is enough
+        ([("n2", 5, 1), ("n2", 15, 0), ("n2", 20, 2), ("n3", 5, 1), ("n3", 15, 1), ("n3", 20, 2)], Timing.AFTER),
+        ([("n2", 5, 1), ("n2", 15, 2), ("n3", 5, 1), ("n3", 15, 2)], Timing.UNDECIDED),  # nobody was asked in between
+        ([("n2", 5, 1), ("n2", 15, 2), ("n3", 5, 1), ("n3", 15, 1)], Timing.UNDECIDED),  # n3 is merely behind
+        ([("n2", 15, 0), ("n3", 15, 0)], Timing.AFTER),  # nobody ever
+    ],
+)
+def test_handing_over_comes_before_the_end_of_the_process(answers: list[tuple[str, int, int]], timing: Timing) -> None:
+    case = Case(at(good_record(trials=1), 10, *answers))
+    assert timing_of(case, case.trials[0]) is timing
+
+
+def test_one_late_hand_over_fails_and_none_seen_proves_nothing() -> None:
+    record = good_record(trials=1)
+    in_time = [("n2", 5, 2)]
+    late = [("n2", 15, 0), ("n3", 15, 0)]
+    unclear = [("n2", 5, 1), ("n2", 15, 2)]
+    assert check_handed_over(Case(at(record, 10, *in_time))).verdict is Verdict.PASS
+    assert check_handed_over(Case(at(record, 10, *late))).verdict is Verdict.FAIL
+    assert check_handed_over(Case(at(record, 10, *unclear))).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_clean_exit_is_told_from_a_killed_process() -> None:
+    assert check_clean_exit(Case(change(good_record(), ProcessEnded, status=0))).verdict is Verdict.PASS
+    assert check_clean_exit(Case(good_record())).verdict is Verdict.FAIL
+    assert check_clean_exit(Case(without(good_record(), ProcessEnded))).verdict is Verdict.FAIL
 
 
 def test_trials_are_assembled_and_incomplete_ones_are_known() -> None:

@@ -3,6 +3,7 @@
 Layout::
 
     run.json                      when, where, what, by which command line
+    lab.log                       the lab's own log
     TARGET/SCENARIO/plan.json     settings and thresholds
     TARGET/SCENARIO/events.jsonl  what the lab did, with proof of every fault
     TARGET/SCENARIO/history.jsonl every write that was tried
@@ -31,6 +32,7 @@ import msgspec
 from plasmacloud.verify.files import UnreadableEvidence
 
 RUN = "run.json"
+LAB_LOG = "lab.log"
 MANIFEST = "MANIFEST.sha256"
 REPORT_TEXT = "report.txt"
 REPORT_JSON = "report.json"

@@ -90,7 +90,10 @@ def recheck(root: Path) -> tuple[Report, list[str]]:
         problems.append(f"{REPORT_JSON} cannot be read: {error.strerror}")
         return report, problems
     if stored != encode_report(report):
-        problems.append(f"{REPORT_JSON} says something else than the evidence: {_difference(stored, report)}")
+        problems.append(
+            f"{REPORT_JSON} says something else than the evidence: {_difference(stored, report)} "
+            f"(it was written by commit {report.run.commit})"
+        )
     return report, problems
 
 

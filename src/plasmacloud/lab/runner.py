@@ -9,14 +9,17 @@ import gc
 import importlib.metadata
 import shutil
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from plasmacloud.base.errors import ConfigError, PlasmaError
+from plasmacloud.base.logging import configure_logging, get_logger
 from plasmacloud.lab.cluster import Cluster
-from plasmacloud.lab.evidence import RUN, command_line, describe_run, write_manifest
+from plasmacloud.lab.evidence import LAB_LOG, RUN, command_line, describe_run, write_manifest
 from plasmacloud.lab.judge import judge_directory
 from plasmacloud.lab.live import TICK_S, PlainDisplay
 from plasmacloud.lab.plan import Plan
@@ -29,6 +32,8 @@ from plasmacloud.lab.watcher import WaitedTooLong
 from plasmacloud.verify.events import Stopped
 
 DATA = ".data"
+
+log = get_logger("lab")
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -57,8 +62,11 @@ def run_plans(plans: Sequence[Plan], root: Path, seed: int, display: PlainDispla
     (root / RUN).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
     display.open(plans)
     try:
-        asyncio.run(_run_all(plans, root, display))
+        with (root / LAB_LOG).open("w", encoding="utf-8") as log:
+            configure_logging("info", "text", log)
+            asyncio.run(_run_all(plans, root, display))
     finally:
+        configure_logging("warning", "text", sys.stderr)
         display.close()
         shutil.rmtree(root / DATA, ignore_errors=True)
     report, unreadable = build_report(root)
@@ -80,12 +88,18 @@ async def _run_all(plans: Sequence[Plan], root: Path, display: PlainDisplay) -> 
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, stop.set)
+    loop.set_exception_handler(_log_stray_error)
     for plan in plans:
         if stop.is_set():
             return
         display.begin(plan)
         await _run_one(plan, root, display, stop)
         display.end(judge_directory(root / directory_name(plan)))
+
+
+def _log_stray_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An error in a task that nobody waits for any more, such as a connection attempt to a node just killed."""
+    log.warning("stray error", what=context.get("message"), error=repr(context.get("exception")))
 
 
 async def _run_one(plan: Plan, root: Path, display: PlainDisplay, stop: asyncio.Event) -> None:

@@ -18,7 +18,7 @@ class FollowerKill(FailoverScenario):
     name = "follower-kill"
     must_hold = "SIGKILL of a follower: writes do not pause, neither then nor when it comes back and catches up"
     default_trials = 10
-    thresholds: ClassVar[Mapping[str, float]] = {"rto_max_ms": 500, "return_gap_max_ms": 500, "rejoin_max_ms": 30_000}
+    thresholds: ClassVar[Mapping[str, float]] = {"rto_max_ms": 1000, "return_gap_max_ms": 1000, "rejoin_max_ms": 30_000}
 
     def fault(self, rig: Rig, leadership: Leadership) -> Fault:
         return kill(rig.rng.choice(rig.cluster.others(leadership.node)))
