@@ -1,8 +1,31 @@
 """The applied state on disk: one ordered table of records and a few named values, committed together.
 
-The log makes writes durable; this store only has to be *consistent*. It is synced at checkpoints (about once a
-second), each one transaction holding new records, deletions and the applied index they belong to. What a crash takes
-away, the log replays.
+The log makes writes durable; this store only has to be *consistent*. It is synced at checkpoints (about once a second),
+each one transaction holding new records, deletions and the applied index they belong to. What a crash takes away, the
+log replays.
+
+**Why LMDB.** Measured beside SQLite (WAL mode, FULL) with ``bench/state_store.py``: 300 000 records of 150 bytes, keys
+in revision order, a checkpoint on a worker thread while the event loop reads. The machine had two shared cores, so the
+ratios count more than the figures:
+
+==========================================  ===========  ===========
+.                                           SQLite       LMDB
+==========================================  ===========  ===========
+commit of 1 000 records                     3.0 ms       1.4 ms
+commit of 10 000 records                    35 ms        11 ms
+commit of 100 000 records                   252 ms       100 ms
+point read, p50, nothing else running       8.4 us       4.7 us
+point read, p50, during the commit          10 to 28 us  4.8 us
+file bytes per record                       249          179
+full scan, records/s (ours checks CRCs)     2.9 M        1.6 M
+commit of 100 000, keys in random order     1 195 ms     866 ms
+file bytes per record, random order         372          503
+==========================================  ===========  ===========
+
+LMDB readers wait for nobody and its file has no second log that must be folded back at some moment. SQLite wins where
+keys come in random order, in file size; ours come in revision order. Lists handed to LMDB in one call (``putmulti``)
+halve the commit, but keep the interpreter lock for the whole call and make the event loop late; single puts with a
+pause of 50 us after every 256 keep it within about a millisecond at the 99th percentile on an idle machine.
 
 Every value carries a CRC-32 over key and value, because LMDB itself has no checksums and a silently altered record
 would be served, and sent to other members, for ever.
@@ -15,6 +38,7 @@ that reads hold for microseconds covers it.
 import errno
 import os
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +59,8 @@ _IDENTITY_NAME = b"\0identity"
 _CRC_BYTES = 4
 _SCAN_RECORDS = 512
 _SCAN_BYTES = 256 * 1024
+_PUTS_PER_TURN = 256
+_PAUSE_S = 50e-6
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -158,6 +184,8 @@ class StateStore:
                     self._grow()
             except (lmdb.Error, OSError) as error:
                 failure = _translate(error, self.path, "committing to")
+                if _errno(error) == errno.EIO and not self._has_room(puts):
+                    failure = _disk_full(f"committing to state store {self.path} failed: {error}")
                 if isinstance(failure, WriteFailed) and not isinstance(failure, DiskFull):
                     self._failure = failure
                 raise failure from error
@@ -179,14 +207,30 @@ class StateStore:
         try:
             with self._env.begin(write=True) as txn:
                 delete, put = txn.delete, txn.put
-                for key in deletes:
-                    delete(key, b"", kv)
-                for key, value in puts:  # every put gives the event loop a chance to run
-                    put(key, _wrap(key, value), True, True, False, kv)
+                for start in range(0, len(deletes), _PUTS_PER_TURN):
+                    for key in deletes[start : start + _PUTS_PER_TURN]:
+                        delete(key, b"", kv)
+                    time.sleep(_PAUSE_S)
+                for start in range(0, len(puts), _PUTS_PER_TURN):
+                    for key, value in puts[start : start + _PUTS_PER_TURN]:
+                        put(key, _wrap(key, value), True, True, False, kv)
+                    time.sleep(_PAUSE_S)  # without it the event loop may wait 5 ms for the interpreter lock
                 for name, value in meta.items():
                     put(name.encode(), _wrap(name.encode(), value), db=self._meta)
         except lmdb.MapFullError:
             return False
+        return True
+
+    def _has_room(self, puts: Sequence[tuple[bytes, bytes]]) -> bool:
+        """Whether the disk would take a commit of this size: LMDB reports a write that was cut short as EIO."""
+        wanted = _MIN_MAP_BYTES + 4 * sum(len(key) + len(value) for key, value in puts)
+        fd = os.open(self.path / "data.mdb", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.posix_fallocate(fd, os.fstat(fd).st_size, wanted)
+        except OSError as error:
+            return error.errno not in _FULL
+        finally:
+            os.close(fd)
         return True
 
     def _grow(self) -> None:
@@ -301,6 +345,10 @@ def _errno(error: Exception) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _disk_full(reason: str) -> DiskFull:
+    return DiskFull(reason, hint="free space; the commit can be repeated then")
+
+
 def _translate(error: Exception, path: Path, action: str) -> StorageError:
     """What an LMDB or system error means for the operator."""
     if isinstance(error, lmdb.InvalidError | lmdb.CorruptedError | lmdb.VersionMismatchError | lmdb.PageNotFoundError):
@@ -309,5 +357,5 @@ def _translate(error: Exception, path: Path, action: str) -> StorageError:
         return StorageError(f"{action} state store {path}: keys must have 1 to {MAX_KEY_BYTES} bytes")
     reason = f"{action} state store {path} failed: {error}"
     if _errno(error) in _FULL:
-        return DiskFull(reason, hint="free space; the commit is repeated then")
+        return _disk_full(reason)
     return WriteFailed(reason, hint="check the disk and the kernel log")
