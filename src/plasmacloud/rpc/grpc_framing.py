@@ -115,10 +115,10 @@ def format_timeout(timeout_s: float) -> bytes:
         return b"1n"
     for unit, name in ((1e-6, b"u"), (1e-3, b"m"), (1.0, b"S"), (60.0, b"M")):
         count = int(timeout_s / unit)
+        if count * unit < timeout_s:
+            count += 1
         if count < 10**_MAX_TIMEOUT_DIGITS:
-            if count * unit < timeout_s:
-                count += 1
-            return b"%d%s" % (min(count, 10**_MAX_TIMEOUT_DIGITS - 1), name)
+            return b"%d%s" % (count, name)
     return b"99999999H"
 
 

@@ -15,10 +15,11 @@ from plasmacloud.base.logging import get_logger
 from plasmacloud.rpc.h2 import frames
 from plasmacloud.rpc.h2.connection import Connection
 from plasmacloud.rpc.h2.errors import ConnectionFault, ErrorCode
+from plasmacloud.rpc.h2.frames import END_STREAM
 from plasmacloud.rpc.h2.guard import FloodGuard
 from plasmacloud.rpc.h2.headers import Field, encode_fields
-from plasmacloud.rpc.h2.settings import Setting
-from plasmacloud.rpc.h2.stream import CLOSED, HALF_CLOSED_REMOTE, OPEN, Stream, StreamEvent
+from plasmacloud.rpc.h2.settings import DEFAULT_WINDOW_BYTES, Setting
+from plasmacloud.rpc.h2.stream import CLOSED, HALF_CLOSED_LOCAL, HALF_CLOSED_REMOTE, OPEN, Stream, StreamEvent
 from plasmacloud.rpc.request import Malformed, RequestHead, parse_request, trailers_block
 from plasmacloud.rpc.service import CallKind, StreamCall, UnaryCall
 from plasmacloud.rpc.status import StatusCode
@@ -30,6 +31,7 @@ log = get_logger("rpc")
 
 _MAX_CACHED_HEADS: Final = 512
 _MAX_CACHED_BLOCK_BYTES: Final = 2048
+_UNWANTED_S: Final = 2.0
 _DRAIN_PING: Final = b"drain\0\0\0"
 _HTTP1_ANSWER: Final = (
     b"HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\ncontent-length: 36\r\n"
@@ -37,6 +39,48 @@ _HTTP1_ANSWER: Final = (
 )
 _OVERSIZED = RequestHead((), "", None)
 _OVERSIZED.refusal = (StatusCode.RESOURCE_EXHAUSTED, "the request's headers exceed the limit")
+
+
+class UnwantedBody(Stream):
+    """What is left of a call that was answered before its request had ended: the rest is read and dropped.
+
+    Resetting at once would be legal (RFC 9113 section 8.1), but clients, curl among them, then lose the answer. What
+    may still come is bounded by the stream's window, which is not credited any more, and by time.
+    """
+
+    __slots__ = ("_bucket", "_left_bytes")
+
+    connection: ServerConnection
+
+    def __init__(self, connection: ServerConnection, stream_id: int) -> None:
+        super().__init__(connection, stream_id, HALF_CLOSED_LOCAL)
+        self._left_bytes = max(connection.limits.stream_window_bytes, DEFAULT_WINDOW_BYTES)
+        self._bucket = connection.wheel.add(self, connection.received_s + _UNWANTED_S)
+
+    def on_data(self, flags: int, data: bytes, start: int, stop: int, frame_bytes: int) -> None:
+        self._left_bytes -= frame_bytes
+        if flags & END_STREAM:
+            self._end()
+        elif self._left_bytes < 0:
+            self.connection.reset(self.id, ErrorCode.NO_ERROR)
+
+    def on_headers(self, fields: list[Field] | None, end_stream: bool) -> None:
+        self.connection.check_trailers(self, end_stream)
+        self._end()
+
+    def _end(self) -> None:
+        self.state = CLOSED
+        self.connection.forget(self)
+        self._bucket.pop(self, None)
+
+    def on_deadline(self) -> None:
+        self.connection.reset(self.id, ErrorCode.NO_ERROR)
+
+    def on_reset(self, code: int) -> None:
+        self._bucket.pop(self, None)
+
+    def on_lost(self, reason: str) -> None:
+        self._bucket.pop(self, None)
 
 
 class ServerConnection(Connection):
@@ -241,17 +285,12 @@ class ServerConnection(Connection):
         stream.advance(StreamEvent.RECV_END)
 
     def end_call(self, stream: Stream, block: bytes) -> None:
-        """Send the block that ends a call; if the client is still sending, tell it to stop."""
-        unfinished = stream.state is OPEN
-        encoded = self.headers_bytes(stream.id, block, True)
-        if unfinished:
-            encoded += frames.rst_stream_frame(stream.id, ErrorCode.NO_ERROR)
-            self.ignore_rest_of(stream.id)
-        self.send_tail(stream, encoded)
+        """Send the block that ends a call."""
+        self.send_tail(stream, self.headers_bytes(stream.id, block, True))
 
     def on_local_end(self, stream: Stream) -> None:
-        if stream.state is not CLOSED:  # ended early: the RST_STREAM went out behind the trailers
-            self.forget(stream)
+        if stream.state is not CLOSED:
+            self.streams[stream.id] = UnwantedBody(self, stream.id)
 
     def forget(self, stream: Stream) -> None:
         super().forget(stream)
