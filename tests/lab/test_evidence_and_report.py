@@ -39,9 +39,9 @@ def test_a_record_survives_the_way_to_disk_and_back(tmp_path: Path) -> None:
 def test_judging_again_gives_the_same_report(tmp_path: Path) -> None:
     report = seal(tmp_path, {ONE: good_record()})
     assert report.verdict is Verdict.PASS
-    again, problems = recheck(tmp_path)
-    assert problems == []
-    assert encode_report(again) == encode_report(report)
+    again = recheck(tmp_path)
+    assert again.intact
+    assert encode_report(again.report) == encode_report(report)
 
 
 def test_sha256sum_accepts_the_manifest(tmp_path: Path) -> None:
@@ -78,8 +78,9 @@ def test_evidence_changed_together_with_its_manifest_contradicts_the_report(tmp_
     kept = [line for line in history.read_text().splitlines(keepends=True) if lost.key not in line]
     history.write_text("".join(kept))  # the lost write was never acknowledged, says the forger
     write_manifest(tmp_path)
-    _, problems = recheck(tmp_path)
-    assert any("report.json" in problem for problem in problems)
+    again = recheck(tmp_path)
+    assert again.altered == []
+    assert again.contradiction is not None
 
 
 def test_a_prettified_report_is_found_out(tmp_path: Path) -> None:
@@ -89,18 +90,19 @@ def test_a_prettified_report_is_found_out(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     report.write_text(report.read_text().replace('"FAIL"', '"PASS"'))
     write_manifest(tmp_path)
-    again, problems = recheck(tmp_path)
-    assert again.verdict is Verdict.FAIL
-    (problem,) = problems
-    assert "says something else than the evidence: the report says PASS, the evidence FAIL" in problem
+    again = recheck(tmp_path)
+    assert again.report.verdict is Verdict.FAIL
+    assert again.altered == []
+    assert again.contradiction == "the report says PASS, the evidence FAIL"
 
 
 def test_evidence_that_cannot_be_read_is_a_problem_not_a_crash(tmp_path: Path) -> None:
     seal(tmp_path, {ONE: good_record()})
     (tmp_path / ONE / HISTORY).write_text('{"trial": 1')
-    again, problems = recheck(tmp_path)
-    assert again.verdict is not Verdict.PASS
-    assert any("history.jsonl line 1" in problem for problem in problems)
+    again = recheck(tmp_path)
+    assert again.report.verdict is not Verdict.PASS
+    assert not again.intact
+    assert any("history.jsonl line 1" in problem for problem in again.altered)
 
 
 def test_a_directory_without_a_manifest_is_refused(tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_the_text_shows_verdict_percentiles_loss_and_comparison(tmp_path: Path) 
     assert "2 of 2 scenarios passed, 4 faults injected, 120 acknowledged writes, 0 lost" in text
     assert "Side by side: p50 / p99 / max (ms)" in text
     assert "120 / 120* / 120" in text
-    assert "with 2 trials the maximum bounds 22% of such faults" in text
+    assert "that the maximum of n trials bounds: of 2: 22%" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 110
     assert "\x1b" not in text
 

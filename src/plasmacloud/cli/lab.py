@@ -107,10 +107,8 @@ def run(
     outcome = run_plans(plans, root, request.seed, display_for(console))
     report = outcome.report
     console.print(render_summary(report.verdict, report.interrupted, report.not_run, report.results))
-    console.print(
-        f"evidence  {root}/   check again: plasma lab report {root}", style="bold", highlight=False, soft_wrap=True
-    )
-    console.print(f"manifest  sha256 {outcome.manifest_sha256}", style="dim", highlight=False, soft_wrap=True)
+    console.print(f"evidence  {root}/   check again: plasma lab report {root}", style="bold", soft_wrap=True)
+    console.print(f"manifest  sha256 {outcome.manifest_sha256}", style="dim", soft_wrap=True)
     ctx.exit(_exit_code(report))
 
 
@@ -148,22 +146,30 @@ def report(ctx: click.Context, directory: Path) -> None:
     Verifies the manifest, computes every check anew, and says what differs from the report that is there.
     Exit status 0 only if the evidence is intact and everything passed.
     """
+    from rich.text import Text
+
     from plasmacloud.lab.evidence import manifest_sha256
     from plasmacloud.lab.report import recheck
     from plasmacloud.lab.tables import environment, render_summary
 
-    again, problems = recheck(directory)
+    again = recheck(directory)
+    found = again.report
     console = _console()
-    console.print(*environment(again.run), sep="\n", soft_wrap=True)
-    console.print(render_summary(again.verdict, again.interrupted, again.not_run, again.results))
-    console.print(f"manifest  sha256 {manifest_sha256(directory)}", style="dim", highlight=False, soft_wrap=True)
-    if problems:
-        console.print("NOT TO BE TRUSTED: the evidence is not as it was recorded", style="bold red")
-        for problem in problems:
-            console.print(f"  {problem}", highlight=False, soft_wrap=True)
+    console.print(*environment(found.run), sep="\n", soft_wrap=True)
+    console.print(render_summary(found.verdict, found.interrupted, found.not_run, found.results))
+    console.print(f"manifest  sha256 {manifest_sha256(directory)}", style="dim", soft_wrap=True)
+    if again.altered:
+        console.print("DO NOT TRUST THIS: the files are not as they were recorded", style="bold red", soft_wrap=True)
+        for problem in again.altered:
+            console.print(Text(f"  {problem}"), soft_wrap=True)
+    if again.contradiction:
+        console.print("report.json does not follow from the evidence", style="bold red", soft_wrap=True)
+        console.print(Text(f"  {again.contradiction}"), soft_wrap=True)
+        console.print(Text(f"  it was written by commit {found.run.commit}"), soft_wrap=True)
+    if not again.intact:
         ctx.exit(ExitCode.FAILED)
-    console.print("the evidence is intact, and judging it again gives the same report", style="green", highlight=False)
-    ctx.exit(_exit_code(again))
+    console.print("the evidence is intact, and judging it again gives the same report", style="green")
+    ctx.exit(_exit_code(found))
 
 
 def _exit_code(report: "Report") -> int:

@@ -6,7 +6,6 @@ Drawing takes time from the process that measures, so it is done a few times a s
 import time
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
@@ -36,6 +35,16 @@ def outcome_line(result: Judgement) -> str:
         parts.append(f"formed in {milliseconds(formed[0])} ms")
     parts.append(f"{result.acknowledged:,} writes, {result.lost:,} lost")
     return "; ".join(parts)
+
+
+def short_line(result: Judgement) -> str:
+    """The same for a narrow column."""
+    lost = f"{result.lost:,} of {result.acknowledged:,} lost"
+    times = result.distributions.get("rto_ms")
+    if not times:
+        return lost
+    summary = summarize(times)
+    return f"{lost}, {milliseconds(summary.p50)} ms (max {milliseconds(summary.maximum)})"
 
 
 class PlainDisplay:
@@ -108,15 +117,15 @@ class LiveDisplay(PlainDisplay):
         self._live.update(self._table(), refresh=True)
 
     def _table(self) -> Table:
-        table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
-        table.add_column(width=12, no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        table = Table(box=None, show_header=False, expand=True)
+        table.add_column(min_width=7, no_wrap=True)
+        table.add_column(min_width=max(len(plan.target) for plan in self._plans), no_wrap=True)
+        table.add_column(min_width=max(len(plan.scenario) for plan in self._plans), no_wrap=True)
+        table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         for number, plan in enumerate(self._plans):
             result = self._results.get(number)
             if result is not None:
-                table.add_row(verdict_text(result.verdict), plan.target, plan.scenario, outcome_line(result))
+                table.add_row(verdict_text(result.verdict), plan.target, plan.scenario, short_line(result))
             elif number == self._at:
                 table.add_row(self._spinner, plan.target, plan.scenario, self._now)
             else:

@@ -76,25 +76,30 @@ def report_text(report: Report) -> str:
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
-def recheck(root: Path) -> tuple[Report, list[str]]:
-    """Compute the report of an old run again. Also returns every reason not to believe the directory.
+class Recheck(msgspec.Struct, frozen=True):
+    """An old run judged again. ``altered``: files that are not as they were recorded; ``contradiction``: how the
+    stored report differs from what the evidence says now (it was changed, or the judge was)."""
 
-    Raises `UnreadableEvidence` when it is no evidence directory at all.
-    """
-    problems = verify_manifest(root)
+    report: Report
+    altered: list[str]
+    contradiction: str | None
+
+    @property
+    def intact(self) -> bool:
+        return not self.altered and self.contradiction is None
+
+
+def recheck(root: Path) -> Recheck:
+    """Judge an old run again, from its files alone. Raises `UnreadableEvidence` when it is no evidence directory."""
+    altered = verify_manifest(root)
     report, unreadable = build_report(root)
-    problems += unreadable
+    altered += unreadable
     try:
         stored = (root / REPORT_JSON).read_bytes()
     except OSError as error:
-        problems.append(f"{REPORT_JSON} cannot be read: {error.strerror}")
-        return report, problems
-    if stored != encode_report(report):
-        problems.append(
-            f"{REPORT_JSON} says something else than the evidence: {_difference(stored, report)} "
-            f"(it was written by commit {report.run.commit})"
-        )
-    return report, problems
+        return Recheck(report, altered, f"{REPORT_JSON} cannot be read: {error.strerror}")
+    same = stored == encode_report(report)
+    return Recheck(report, altered, None if same else _difference(stored, report))
 
 
 def _difference(stored: bytes, report: Report) -> str:

@@ -53,18 +53,21 @@ def banner(verdict: Verdict, interrupted: bool, results: Sequence[Judgement]) ->
 
 
 def summary_table(results: Sequence[Judgement]) -> Table:
-    """One row for each scenario and target."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
-    for name in ("target", "scenario", "verdict"):
+    """One row for each scenario, grouped by target; fits a terminal of 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    for name in ("scenario", "verdict"):
         table.add_column(name, no_wrap=True)
-    for name in ("trials", "writes acked", "lost", "outage p50", "p99", "max (ms)"):
+    for name in ("trials", "acked", "lost", "outage p50", "p99", "max (ms)"):
         table.add_column(name, justify="right", no_wrap=True)
+    target = None
     for result in results:
+        if result.target != target:
+            target = result.target
+            table.add_row(Text(target, style="bold"))
         times = result.distributions.get("rto_ms")
         summary = summarize(times) if times else None
         table.add_row(
-            result.target,
-            result.scenario,
+            f" {result.scenario}",
             verdict_text(result.verdict),
             str(result.trials) if result.trials else "-",
             f"{result.acknowledged:,}",
@@ -85,7 +88,14 @@ def comparison_table(results: Sequence[Judgement]) -> Table | None:
     shared = {name: each for name, each in by_scenario.items() if len(each) > 1}
     if not shared:
         return None
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Side by side: p50 / p99 / max (ms)", title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
+        title="Side by side: p50 / p99 / max (ms)",
+        title_justify="left",
+    )
     table.add_column("scenario", no_wrap=True)
     table.add_column("time", no_wrap=True)
     for target in targets:
@@ -131,12 +141,12 @@ def findings(results: Sequence[Judgement], limit: int = _SHOWN_FINDINGS) -> list
 def footnotes(results: Sequence[Judgement], not_run: Sequence[str]) -> list[RenderableType]:
     """What a reader must know to believe the numbers no more than they deserve."""
     notes: list[str] = []
-    sizes = [len(result.distributions["rto_ms"]) for result in results if result.distributions.get("rto_ms")]
+    sizes = {len(result.distributions["rto_ms"]) for result in results if result.distributions.get("rto_ms")}
     if sizes and min(sizes) < 100:
-        n = min(sizes)
+        bounds = ", ".join(f"of {n}: {max_coverage(n):.0%}" for n in sorted(sizes, reverse=True))
         notes.append(
-            f"* below 100 trials the nearest-rank p99 is the maximum; with {n} trials the maximum bounds "
-            f"{max_coverage(n):.0%} of such faults (95 % confidence)"
+            "* below 100 trials the nearest-rank p99 is the maximum; with 95 % confidence, share of such faults "
+            f"that the maximum of n trials bounds: {bounds}"
         )
     resolution = max((result.resolution_ms for result in results if result.resolution_ms is not None), default=None)
     if resolution is not None:
