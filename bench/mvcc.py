@@ -1,6 +1,6 @@
 """What the multi-version store costs: time per operation, memory per key, pauses, restore.
 
-Run: python bench/mvcc.py [--keys 1000000]. One process, one thread, records in memory; medians of several rounds, CPU time.
+Run: python bench/mvcc.py [--keys 1000000]. One process, one thread, records in memory. CPU time, medians.
 """
 
 import argparse

@@ -156,7 +156,7 @@ class StateMachine:
                     seq += 1
             else:
                 for kind, body in todo:
-                    self._execute(kind, body)
+                    self._execute(kind, body, want_reply=False)
         return results
 
     def apply_entry(self, entry: Entry, *, local_origin: tuple[int, int] | None = None) -> list[tuple[int, Applied]]:
@@ -193,13 +193,13 @@ class StateMachine:
         """The member was removed from the cluster. To be called when that entry is applied."""
         self.sessions.pop(origin, None)
 
-    def _execute(self, kind: int, body: bytes) -> Applied:
+    def _execute(self, kind: int, body: bytes, *, want_reply: bool = True) -> Applied:
         store = self.store
         try:
             if kind == CommandKind.PUT:
                 return Applied(store.put(PutRequest.FromString(body)))
             if kind == CommandKind.TXN:
-                return Applied(store.txn(TxnRequest.FromString(body)))
+                return Applied(store.txn(TxnRequest.FromString(body), want_reply=want_reply))
             if kind == CommandKind.DELETE_RANGE:
                 return Applied(store.delete_range(DeleteRangeRequest.FromString(body)))
             if kind == CommandKind.PUBLISH:

@@ -8,7 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mvcc_oracle import Oracle
 
 from plasmacloud.chainfire.commands import CommandKind, encode_batch
+from plasmacloud.chainfire.mvcc.key_index import bound
 from plasmacloud.chainfire.mvcc.range_query import RangeQuery
+from plasmacloud.chainfire.mvcc.records import is_tombstone
 from plasmacloud.chainfire.mvcc.refusals import RpcRefusal
 from plasmacloud.chainfire.state_machine import StateMachine
 from plasmacloud.rpc.proto.rpc_pb2 import (
@@ -214,8 +216,12 @@ class StoreAgainstOracle(RuleBasedStateMachine):
             machine.checkpoint_done()
         self.disk.commit(machine.take_checkpoint())
         index = machine.store.index
-        needed = {identity for key in index.known(b"", b"") for identity in index.ids(key)}
-        assert set(self.disk.kv) == needed
+        known = {key: index.ids(key) for key in index.known(b"", b"")}
+        assert set(self.disk.kv) == {identity for ids in known.values() for identity in ids}
+        for ids in known.values():
+            old = [identity for identity in ids if identity < bound(machine.store.compact_revision)]
+            assert len(old) <= 1, "records that the compaction should have dropped"
+            assert not any(map(is_tombstone, old))
 
 
 StoreAgainstOracle.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)

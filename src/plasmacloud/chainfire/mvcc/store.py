@@ -23,7 +23,7 @@ from plasmacloud.chainfire.mvcc.key_index import KeyIndex, bound
 from plasmacloud.chainfire.mvcc.range_query import RangeQuery, range_end
 from plasmacloud.chainfire.mvcc.records import RECORD_ID, RECORD_ID_BYTES, Records, RecordStore, is_tombstone
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND
-from plasmacloud.chainfire.mvcc.txn import Plan, execute, plan_txn
+from plasmacloud.chainfire.mvcc.txn import execute, plan_txn
 from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
 
 FIRST_REVISION = 1
@@ -181,14 +181,12 @@ class MvccStore:
             self._record(identity, encode_tombstone(key, main))
         return reply
 
-    def txn(self, request: rpc_pb2.TxnRequest) -> bytes:
-        """Apply a Txn, atomically; return the serialized TxnResponse. Raises `RpcRefusal`."""
-        plan = plan_txn(self, request)
-        return self.run_plan(plan)
+    def txn(self, request: rpc_pb2.TxnRequest, *, want_reply: bool = True) -> bytes:
+        """Apply a Txn, atomically; return the serialized TxnResponse. Raises `RpcRefusal`.
 
-    def run_plan(self, plan: Plan) -> bytes:
-        """Execute a transaction whose comparisons are decided and whose operations are checked."""
-        body = execute(self, plan)
+        Where nobody waits for the reply its reads need not be done.
+        """
+        body = execute(self, plan_txn(self, request), want_reply)
         self.revision = self.tip
         self._sub = 0
         return self.header.field(self.revision) + body

@@ -148,14 +148,19 @@ def _check_vanishing(store: "MvccStore", operations: list[RangeRequest | PutRequ
                     raise KEY_NOT_FOUND
 
 
-def execute(store: "MvccStore", plan: Plan) -> bytes:
-    """Run the operations; return the TxnResponse behind its header. The plan is checked: nothing can fail."""
+def execute(store: "MvccStore", plan: Plan, want_reply: bool = True) -> bytes:
+    """Run the operations; return the TxnResponse behind its header. The plan is checked: nothing can fail.
+
+    Without ``want_reply`` the reads are left out, and the reply is not one.
+    """
     pieces = [_SUCCEEDED] if plan.succeeded else []
     for operation in plan.operations:
         if isinstance(operation, PutRequest):
             body = store.put_part(operation)
             tag, body = b"\x12", bare_header(store.tip) + body
         elif isinstance(operation, RangeRequest):
+            if not want_reply:
+                continue
             query = RangeQuery(store, operation, store.tip)
             while not query.step():
                 pass
@@ -164,7 +169,7 @@ def execute(store: "MvccStore", plan: Plan) -> bytes:
             body = store.delete_part(operation)
             tag, body = b"\x1a", bare_header(store.tip) + body
         elif isinstance(operation, Plan):
-            tag, body = b"\x22", b"\x0a\x00" + execute(store, operation)
+            tag, body = b"\x22", b"\x0a\x00" + execute(store, operation, want_reply)
         else:
             tag, body = b"", b""
         reply = tag + varint(len(body)) + body if tag else b""
