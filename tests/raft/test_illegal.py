@@ -62,6 +62,16 @@ def test_a_commit_beyond_the_log_means_that_the_disk_lost_what_it_had_acknowledg
         node.raft.step(Message(M.HEARTBEAT, 1, 2, 3, commit=4))
 
 
+def test_read_indexes_come_from_the_leader() -> None:
+    cluster = Cluster.of(3)
+    cluster.elect(1)
+    cluster[2].read_index(7)
+    cluster.nodes[2].take()
+    cluster[2].step(Message(M.READ_INDEX_RESPONSE, 2, 3, 1, index=0, context=7))
+    cluster.settle()
+    assert cluster.nodes[2].reads == []
+
+
 def test_time_and_answers_from_strangers_do_not_make_a_leader() -> None:
     node = Node(1, THREE)
     node.raft.campaign()

@@ -1,7 +1,7 @@
 """How much may be sent, how much may wait, and what happens when messages are lost."""
 
 import pytest
-from raft_cluster import Cluster, Node
+from raft_cluster import Cluster, Node, log_of
 
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.raft.errors import NotLeader, ProposalRefused, Refusal
@@ -127,6 +127,69 @@ def test_unreachable_in_answer_to_every_send_comes_to_rest() -> None:
         for message in node.take():
             node.raft.peer_unreachable(message.to)
     assert not node.raft.has_ready()
+
+
+def snapshotting() -> Node:
+    """A leader that dropped its log and offered 2 a snapshot of entry 4."""
+    node = replicating()
+    for _ in range(3):
+        node.raft.propose(b"x")
+    node.take()
+    node.raft.step(Message(M.APPEND_RESPONSE, 1, 3, 1, index=4))
+    node.take()
+    node.disk.compact(4)
+    node.raft.step(Message(M.APPEND_RESPONSE, 1, 2, 1, index=3, hint_index=1, hint_term=1, reject=True))
+    assert [(m.type, m.index) for m in node.take() if m.to == 2] == [(M.SNAPSHOT, 4)]
+    return node
+
+
+@pytest.mark.parametrize(("success", "then"), [(True, 5), (False, 2)])
+def test_after_a_snapshot_the_member_is_probed_at_the_next_heartbeat(success: bool, then: int) -> None:
+    node = snapshotting()
+    node.raft.propose(b"y")
+    assert appends_to_2(node) == []
+    node.raft.report_snapshot(2, success)
+    progress = node.raft.status().progress[2]
+    assert (progress.state, progress.next) == ("probe", then)
+    node.raft.propose(b"z")
+    assert [m.type for m in node.take() if m.to == 2] == []
+    for _ in range(node.raft.config.heartbeat_ticks):
+        node.raft.tick()
+    node.raft.step(Message(M.HEARTBEAT_RESPONSE, 1, 2, 1))
+    expected = M.APPEND if success else M.SNAPSHOT
+    assert [m.type for m in node.take() if m.to == 2] == [M.HEARTBEAT, expected]
+
+
+def test_a_snapshot_is_not_offered_to_a_member_that_is_not_there() -> None:
+    node = replicating()
+    node.raft.propose(b"x")
+    node.take()
+    node.raft.step(Message(M.APPEND_RESPONSE, 1, 2, 1, index=2))
+    node.take()
+    node.disk.compact(2)
+    for _ in range(node.raft.config.election_ticks):
+        node.raft.tick()
+        node.raft.step(Message(M.HEARTBEAT_RESPONSE, 1, 2, 1))
+    node.raft.propose(b"y")
+    assert [m for m in node.take() if m.to == 3 and m.type is M.SNAPSHOT] == []
+
+
+def test_answers_below_the_commit_name_the_commit() -> None:
+    """A late append must not make a follower look as if it had less than it committed."""
+    node = Node(2, ConfState(voters=frozenset({1, 2, 3})))
+    node.raft.step(Message(M.APPEND, 2, 1, 1, commit=3, entries=log_of(1, 1, 1)))
+    node.take()
+    node.disk.compact(2)
+    node.raft.step(Message(M.APPEND, 2, 1, 1, commit=3, entries=log_of(1, 1)))
+    assert [(m.index, m.reject) for m in node.take()] == [(3, False)]
+
+
+def test_a_report_about_nothing_means_nothing() -> None:
+    node = replicating()
+    before = node.raft.status()
+    node.raft.report_snapshot(2, True)
+    node.raft.report_snapshot(9, False)
+    assert node.raft.status() == before
 
 
 def test_proposals_are_refused_when_too_much_is_uncommitted() -> None:

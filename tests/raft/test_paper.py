@@ -492,6 +492,22 @@ def test_thesis_6_4_a_round_confirms_those_before_it_but_not_those_after() -> No
     assert node.reads == [(11, 1), (12, 1), (13, 1)]
 
 
+def test_thesis_6_4_reads_under_load_share_rounds() -> None:
+    node = lead_with()
+    node.take()
+    node.raft.step(Message(M.APPEND_RESPONSE, 1, 2, 1, index=1))
+    rounds = set()
+    for context in range(20):
+        node.raft.read_index(context)
+        rounds |= {m.context for m in node.take() if m.type is M.HEARTBEAT}
+    assert rounds == {1, 2}
+    node.raft.step(Message(M.HEARTBEAT_RESPONSE, 1, 2, 1, context=2))
+    assert {m.context for m in node.take() if m.type is M.HEARTBEAT} == {3}
+    node.raft.step(Message(M.HEARTBEAT_RESPONSE, 1, 2, 1, context=3))
+    node.take()
+    assert [context for context, _ in node.reads] == list(range(20))
+
+
 def test_thesis_6_4_the_index_is_as_of_the_round_and_not_of_its_answer() -> None:
     node = lead_with()
     node.take()
@@ -591,6 +607,18 @@ def test_thesis_9_6_a_restarted_member_returns_without_disturbing() -> None:
     assert cluster[3].commit == 2
 
 
+def test_thesis_9_6_a_grant_may_follow_a_refusal_but_is_not_taken_back() -> None:
+    node = alone(conf=ConfState(voters=frozenset(range(1, 6))))
+    node.raft.campaign()
+    node.take()
+    node.raft.step(Message(M.PRE_VOTE_RESPONSE, 1, 2, 1))
+    node.raft.tracker.record_vote(2, False)
+    node.raft.tracker.record_vote(3, False)
+    assert node.raft.role is StateRole.PRE_CANDIDATE
+    node.raft.step(Message(M.PRE_VOTE_RESPONSE, 1, 3, 1))
+    assert node.raft.role is StateRole.CANDIDATE
+
+
 def test_thesis_9_6_answers_to_an_earlier_pre_vote_do_not_count() -> None:
     node = alone(hard_state=HardState(term=3))
     node.raft.campaign()
@@ -647,6 +675,14 @@ def test_the_commit_index_alone_is_no_reason_to_write_and_never_ahead_of_the_dis
     assert (rd.hard_state, rd.must_sync, rd.number) == (None, False, 0)
     node.raft.propose(b"x")
     assert node.raft.ready().hard_state == HardState(term=1, vote=1, commit=1)
+
+
+def test_the_recorded_commit_index_never_passes_the_disk() -> None:
+    """Else a crash between the two could leave a commit index beyond the end of the log."""
+    node = alone()
+    node.raft.step(Message(M.APPEND, 1, 2, 1, commit=2, entries=log_of(1, 1)))
+    rd = node.raft.ready()
+    assert (node.raft.commit, rd.hard_state) == (2, HardState(term=1, commit=0))
 
 
 def test_readys_are_advanced_in_order() -> None:

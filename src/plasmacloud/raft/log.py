@@ -265,8 +265,6 @@ class RaftLog:
         self._offset = index + 1
         self._handed = index
         self._snapshot = (index, term)
-        for write in self._writes:
-            write.upto = 0
         self.last_index = self._run_start = index
         self._run_term = term
         self.commit = self.applied = self._applying = index
