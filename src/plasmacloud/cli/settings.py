@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from plasmacloud.base.errors import ConfigError
-from plasmacloud.base.units import format_duration, parse_duration
+from plasmacloud.base.units import parse_duration
 from plasmacloud.cli import errors
 
 if TYPE_CHECKING:
@@ -164,11 +164,6 @@ def cluster_command(command: Command) -> Command:
     for option in reversed(options):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[no-any-return]
-
-
-def describe_timeout(settings: Settings) -> str:
-    """The timeout for messages."""
-    return format_duration(settings.timeout_s)
 
 
 def _read_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
