@@ -149,8 +149,9 @@ class FaultDisk:
         choose = keep if keep is not None else lambda: self.random.random() < 0.5
         images: dict[int, Inode] = {}
         after = FaultDisk(self.random.getrandbits(32))
-        for path in sorted(self.names.keys() | self.durable_names.keys()):
-            old, new = self.durable_names.get(path), self.names.get(path)
+        current, durable = dict(self.names), dict(self.durable_names)  # other threads may go on
+        for path in sorted(current.keys() | durable.keys()):
+            old, new = durable.get(path), current.get(path)
             inode = new if old is new or choose() else old
             if inode is not None:
                 if id(inode) not in images:

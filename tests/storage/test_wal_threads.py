@@ -161,6 +161,37 @@ def test_a_filling_disk_warns_before_it_kills_and_the_warning_ends_with_the_caus
     run(main)
 
 
+def test_segments_stay_until_the_mark_that_lets_them_go_is_durable() -> None:
+    async def main() -> None:
+        disk = FaultDisk()
+        wal = open_wal(disk, segment_bytes=4096)
+        for i in range(1, 41):
+            wal.append_blocking(HardState(1, 0, i), [entry(i)])
+        segments = len(list(disk.names))
+        assert segments > 3
+        syncing, release = threading.Event(), threading.Event()
+
+        def fault(name: str, path: Path) -> None:
+            if name == "fdatasync":
+                syncing.set()
+                assert release.wait(10)
+
+        disk.fault = fault
+        wal.mark(40, 1, b"c")
+        wal.compact(40)
+        await asyncio.to_thread(syncing.wait, 10)
+        assert wal.first_index() == 41
+        assert sum(path.suffix == ".wal" for path in list(disk.names)) == segments
+        lost = disk.power_loss(lambda: False)  # the mark did not make it
+        assert recovered_contents(lost).last_index == 40
+        release.set()
+        wal.close()
+        assert recovered_contents(disk).mark.index == 40
+        assert sum(path.suffix == ".wal" for path in list(disk.names)) < segments
+
+    run(main)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_pipelined_appends_cuts_and_marks_against_a_list(seed: int) -> None:
     """Nothing waits for anything; reads must always show what was handed over, the disk what was acknowledged."""

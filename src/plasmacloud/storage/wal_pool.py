@@ -61,7 +61,7 @@ class SegmentPool:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Stop the thread and drop the prepared segment; False when the thread did not end in time."""
+        """Stop the thread, finish the removals, drop the prepared segment; False when the thread did not end in time."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -69,6 +69,10 @@ class SegmentPool:
             self._thread.join(timeout_s)
             if self._thread.is_alive():
                 return False
+        try:
+            self._remove_doomed()
+        except WriteFailed:
+            pass  # they are removed after the next start's first mark
         if self._ready is not None:
             self._ready.file.close()
             try:
