@@ -61,7 +61,7 @@ class SegmentPool:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Stop the thread, finish the removals, drop the prepared segment; False when the thread did not end in time."""
+        """Stop the thread, finish removals, drop the prepared segment; False when the thread did not end in time."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
