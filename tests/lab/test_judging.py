@@ -9,6 +9,7 @@ from lab_handmade import MS, OUTAGE_MS, good_record
 from plasmacloud.lab.judging import Case
 from plasmacloud.lab.recorder import Record
 from plasmacloud.lab.scenarios import SCENARIOS, find_scenario
+from plasmacloud.lab.scenarios.leader_only_write import check_followers_answer
 from plasmacloud.lab.scenarios.leader_term import Timing, check_clean_exit, check_handed_over, timing_of
 from plasmacloud.lab.trials import assemble
 from plasmacloud.verify.checks import Check, Verdict, combine
@@ -174,6 +175,26 @@ def test_one_late_hand_over_fails_and_none_seen_proves_nothing() -> None:
     assert check_handed_over(Case(at(record, 10, *in_time))).verdict is Verdict.PASS
     assert check_handed_over(Case(at(record, 10, *late))).verdict is Verdict.FAIL
     assert check_handed_over(Case(at(record, 10, *unclear))).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("facts", "verdict"),
+    [
+        ({}, Verdict.PASS),
+        ({"outcome": Outcome.FAIL, "error": "not leader, the leader is n1"}, Verdict.PASS),
+        ({"outcome": Outcome.FAIL, "error": "go away"}, Verdict.FAIL),
+        ({"outcome": Outcome.INFO, "error": "leader=n1, but who knows"}, Verdict.FAIL),
+        ({"outcome": Outcome.FAIL, "error": "refused", "answered": False}, Verdict.INCONCLUSIVE),
+        ({"node": "n1"}, Verdict.INCONCLUSIVE),  # n1 leads
+    ],
+)
+def test_what_a_follower_may_answer(facts: dict[str, object], verdict: Verdict) -> None:
+    record = good_record(trials=1)
+    revision = {} if facts.get("outcome", Outcome.OK) is Outcome.OK else {"revision": 0}
+    history = [
+        msgspec.structs.replace(op, **facts, **revision) if op.seq in (103, 104) else op for op in record.history
+    ]
+    assert check_followers_answer(Case(msgspec.structs.replace(record, history=history))).verdict is verdict
 
 
 def test_a_clean_exit_is_told_from_a_killed_process() -> None:

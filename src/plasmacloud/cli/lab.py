@@ -78,6 +78,8 @@ def run(
 
     Exit status 0 only if everything passed; 1 if anything failed or proved nothing; 130 after Ctrl-C.
     """
+    from rich.text import Text
+
     from plasmacloud.lab.live import display_for
     from plasmacloud.lab.plan import PRESETS
     from plasmacloud.lab.planning import Request, make_plans
@@ -107,7 +109,7 @@ def run(
     outcome = run_plans(plans, root, request.seed, display_for(console))
     report = outcome.report
     console.print(render_summary(report.verdict, report.interrupted, report.not_run, report.results))
-    console.print(f"evidence  {root}/   check again: plasma lab report {root}", style="bold", soft_wrap=True)
+    console.print(Text(f"evidence  {root}/   check again: plasma lab report {root}", style="bold"), soft_wrap=True)
     console.print(f"manifest  sha256 {outcome.manifest_sha256}", style="dim", soft_wrap=True)
     ctx.exit(_exit_code(report))
 

@@ -13,7 +13,7 @@ from plasmacloud.client.keys import after, prefix_end
 from plasmacloud.client.link import Link
 from plasmacloud.client.outcome import Effect, Verdict, judge
 from plasmacloud.rpc.proto import rpc_pb2
-from plasmacloud.rpc.status import RpcError
+from plasmacloud.rpc.status import Execution, RpcError
 from plasmacloud.verify.observations import KeyRecord
 
 _PUT = "/etcdserverpb.KV/Put"
@@ -32,11 +32,12 @@ class Known(Enum):
 
 
 class AttemptFailed(PlasmaError):
-    """One attempt at one node did not succeed."""
+    """One attempt at one node did not succeed. ``answered``: the node itself said so."""
 
-    def __init__(self, message: str, known: Known) -> None:
+    def __init__(self, message: str, known: Known, *, answered: bool) -> None:
         super().__init__(message)
         self.known = known
+        self.answered = answered
 
 
 class NodeApi:
@@ -88,5 +89,5 @@ class NodeApi:
         try:
             return await call
         except RpcError as error:
-            unknown = judge(error, effect) is Verdict.UNKNOWN
-            raise AttemptFailed(str(error), Known.UNKNOWN if unknown else Known.NOT_EXECUTED) from error
+            known = Known.UNKNOWN if judge(error, effect) is Verdict.UNKNOWN else Known.NOT_EXECUTED
+            raise AttemptFailed(str(error), known, answered=error.executed is Execution.ANSWERED) from error

@@ -75,13 +75,13 @@ class Client:
         key = f"{trial_prefix(trial)}{self.number:03d}/{self._seq:06d}"
         value = f"{self.number}.{self._seq}.{self._rng.getrandbits(48):012x}"
         invoke_ns = time.monotonic_ns()
-        outcome, revision, problem = Outcome.INFO, 0, "cancelled"
+        outcome, revision, problem, answered = Outcome.INFO, 0, "cancelled", False
         try:
             revision = await self._api(node).put(key, value, timeout=workload.op_timeout_s)
-            outcome, problem = Outcome.OK, ""
+            outcome, problem, answered = Outcome.OK, "", True
         except AttemptFailed as error:
             outcome = Outcome.FAIL if error.known is Known.NOT_EXECUTED else Outcome.INFO
-            problem = str(error)
+            problem, answered = str(error), error.answered
             if node in self.allowed:
                 self._at = self.allowed.index(node) + 1
         finally:
@@ -98,6 +98,7 @@ class Client:
                     outcome=outcome,
                     revision=revision,
                     error=problem,
+                    answered=answered,
                 )
             )
 

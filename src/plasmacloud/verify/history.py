@@ -27,7 +27,8 @@ class Op(msgspec.Struct, frozen=True, omit_defaults=True):
     """One put. Times are CLOCK_MONOTONIC nanoseconds of the lab process.
 
     ``return_ns`` is when the client stopped waiting; for ``info`` this says nothing about the effect.
-    ``revision`` is the one the acknowledgement carried, 0 otherwise.
+    ``revision`` is the one the acknowledgement carried, 0 otherwise. ``answered``: the outcome is the node's own word,
+    not a connection that failed or a deadline that passed.
     """
 
     trial: int
@@ -41,6 +42,7 @@ class Op(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: Outcome
     revision: int = 0
     error: str = ""
+    answered: bool = True
 
     def __post_init__(self) -> None:
         if self.return_ns < self.invoke_ns:
