@@ -5,10 +5,8 @@ with microseconds: they are evidence, nothing decides on them.
 """
 
 import sys
-from typing import TextIO
-
-import structlog
-from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+from collections.abc import MutableMapping
+from typing import Any, TextIO
 
 from plasmacloud.base.errors import ConfigError
 
@@ -22,7 +20,9 @@ def configure_logging(level: str = "info", format: str = "text", stream: TextIO 
         raise ConfigError(f"unknown log level {level!r}", hint=f"use one of {', '.join(LEVELS)}")
     if format not in FORMATS:
         raise ConfigError(f"unknown log format {format!r}", hint=f"use one of {', '.join(FORMATS)}")
-    renderer = structlog.processors.JSONRenderer() if format == "json" else _render_text
+    import structlog
+
+    renderer: Any = structlog.processors.JSONRenderer() if format == "json" else _render_text
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -36,13 +36,43 @@ def configure_logging(level: str = "info", format: str = "text", stream: TextIO 
     )
 
 
-def get_logger(component: str) -> FilteringBoundLogger:
+class Logger:
+    """Writes events of one component. Loads the logging library with the first one: most commands log nothing."""
+
+    def __init__(self, component: str) -> None:
+        self._component = component
+        self._bound: Any = None
+
+    def _target(self) -> Any:
+        if self._bound is None:
+            import structlog
+
+            self._bound = structlog.get_logger(component=self._component)
+        return self._bound
+
+    def debug(self, event: str, **facts: object) -> None:
+        """For whoever looks for a defect."""
+        self._target().debug(event, **facts)
+
+    def info(self, event: str, **facts: object) -> None:
+        """What an operator wants to read afterwards."""
+        self._target().info(event, **facts)
+
+    def warning(self, event: str, **facts: object) -> None:
+        """Something is not as it should be, and the process copes."""
+        self._target().warning(event, **facts)
+
+    def error(self, event: str, **facts: object) -> None:
+        """Something failed for good. ``exc_info`` adds a traceback."""
+        self._target().error(event, **facts)
+
+
+def get_logger(component: str) -> Logger:
     """A logger whose lines name their component."""
-    logger: FilteringBoundLogger = structlog.get_logger(component=component)
-    return logger
+    return Logger(component)
 
 
-def _render_text(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+def _render_text(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
     time = event.pop("time", "")
     level = str(event.pop("level", "")).upper()
     component = event.pop("component", "-")

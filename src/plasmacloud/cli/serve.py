@@ -60,7 +60,7 @@ def _load_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
 
-@click.command(epilog=_EPILOG, context_settings={"auto_envvar_prefix": "PLASMA_CHAINFIRE"})
+@click.command(epilog=_EPILOG)
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -107,9 +107,19 @@ def _load_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     help="Time between a leader's heartbeats.",
 )
 @click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="Leave out log lines below this level.",
 )
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Log lines for people, or one JSON object a line.",
+)
 def serve(
     *,
     name: str,
