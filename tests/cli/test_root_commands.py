@@ -44,8 +44,6 @@ def test_every_help_renders_with_an_example_there_or_in_its_group(plasma: Plasma
 def test_every_flag_and_command_is_explained(path: tuple[str, ...]) -> None:
     command = ALL[path]
     assert command.help
-    if path == ("chainfire", "serve"):
-        return  # its flags for the log speak for themselves
     for option in command.params:
         if isinstance(option, click.Option):
             assert option.help or option.hidden, option.name
