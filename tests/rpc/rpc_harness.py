@@ -13,6 +13,8 @@ from hpack import Decoder
 from plasmacloud.rpc.deadlines import DeadlineWheel
 from plasmacloud.rpc.grpc_framing import encode_message
 from plasmacloud.rpc.h2 import frames
+from plasmacloud.rpc.h2.errors import ErrorCode
+from plasmacloud.rpc.h2.frames import END_STREAM, GOAWAY, HEADERS
 from plasmacloud.rpc.h2.headers import encode_fields
 from plasmacloud.rpc.limits import Limits
 from plasmacloud.rpc.server import Server
@@ -268,3 +270,32 @@ async def until(condition: Any, seconds: float = 10) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.002)
+
+
+def on_wire(test, limits: Limits | None = None, *, greet: bool = True) -> EchoService:
+    """Run ``test(wire, service)`` on a loop."""
+    service = EchoService()
+
+    async def main() -> None:
+        wire = Wire(service.table, limits, greet=greet)
+        try:
+            await test(wire, service)
+        finally:
+            wire.lose()
+            await asyncio.sleep(0)
+
+    run(main())
+    return service
+
+
+def goaway_code(found: list[Frame]) -> ErrorCode | None:
+    for frame in found:
+        if frame.kind == GOAWAY:
+            return ErrorCode(frames.parse_goaway(frame.payload)[1])
+    return None
+
+
+def status(wire: Wire, found: list[Frame], stream: int) -> StatusCode:
+    ends = [f for f in found if f.kind == HEADERS and f.stream == stream and f.flags & END_STREAM]
+    assert len(ends) == 1, found
+    return StatusCode(int(wire.fields(ends[0])["grpc-status"]))

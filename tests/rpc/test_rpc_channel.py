@@ -128,6 +128,8 @@ def test_a_passed_deadline_is_an_unknown_outcome_and_reaches_the_handler() -> No
         error = await error_of(channel.unary("/test.Echo/Hang", b"", timeout=0.02))
         assert (error.code, error.executed) == (StatusCode.DEADLINE_EXCEEDED, Execution.UNKNOWN)
         assert error.exit_code is ExitCode.OUTCOME_UNKNOWN
+        error = await error_of(channel.unary("/test.Echo/Hang", b"", timeout=0))
+        assert (error.code, error.executed) == (StatusCode.DEADLINE_EXCEEDED, Execution.NOT_EXECUTED)
         await until(lambda: service.cancelled == ["hang"])
         assert await channel.unary(UNARY, b"x", timeout=5) == b"x"
 

@@ -30,6 +30,10 @@ def _unavailable(message: str) -> RpcError:
     return RpcError(StatusCode.UNAVAILABLE, message, executed=Execution.NOT_EXECUTED)
 
 
+def _too_late(message: str) -> RpcError:
+    return RpcError(StatusCode.DEADLINE_EXCEEDED, message, executed=Execution.NOT_EXECUTED)
+
+
 class Channel:
     """A client of one ``host:port``. Connects at the first call; use it on one event loop."""
 
@@ -95,6 +99,8 @@ class Channel:
         """
         connection = self._connection
         deadline_s = asyncio.get_running_loop().time() + timeout
+        if timeout <= 0:
+            raise _too_late(f"no time left to call {path}")
         while connection is None or not connection.usable or not connection.has_slot:
             connection = await self._ready(deadline_s)
         call = connection.start_unary(self._block(path, timeout, metadata), body, deadline_s)
@@ -169,11 +175,7 @@ class Channel:
                     raise _unavailable(f"{self.address} is unreachable: {error}")
                 return attempt.result()
         except TimeoutError:
-            raise RpcError(
-                StatusCode.DEADLINE_EXCEEDED,
-                f"no connection to {self.address} in time",
-                executed=Execution.NOT_EXECUTED,
-            ) from None
+            raise _too_late(f"no connection to {self.address} in time") from None
 
     async def _wait_for_slot(self, connection: ClientConnection) -> None:
         if connection.has_slot:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Inbound:
     """Assembles the messages of one stream and keeps its receive window; memory counts on the connection."""
 
-    __slots__ = ("_assembler", "_connection", "_counted", "_stream", "_unreleased", "_window")
+    __slots__ = ("_assembler", "_closed", "_connection", "_counted", "_stream", "_unreleased", "_window")
 
     def __init__(self, stream: Stream, encoding: bytes) -> None:
         self._connection = stream.connection
@@ -32,28 +32,39 @@ class Inbound:
         self._window = self._connection.receive_window(stream.id)
         self._counted = 0
         self._unreleased = 0
+        self._closed = False
 
     def feed(self, data: bytes, frame_bytes: int) -> list[bytes]:
         """The messages that one DATA frame completes. Raises RpcError, StreamFault."""
         self._window.received(frame_bytes)
         self._unreleased += frame_bytes
         messages = self._assembler.feed(data)
-        partial = self._assembler.partial_bytes
-        self._connection.buffered_bytes += partial - self._counted
-        self._counted = partial
+        self._count()
         if self._connection.buffered_bytes > self._connection.limits.max_buffered_bytes:
-            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, "too many large messages at once on this connection")
+            raise RpcError(
+                StatusCode.RESOURCE_EXHAUSTED, "too many bytes of unfinished or unread messages on this connection"
+            )
         return messages
+
+    def _count(self) -> None:
+        """What this stream occupies: its unfinished message, and messages that the application has not taken."""
+        # The two overlap (an unfinished message may be unreleased); the larger is at least half of their union.
+        held = max(self._assembler.partial_bytes, self._unreleased)
+        self._connection.buffered_bytes += held - self._counted
+        self._counted = held
 
     @property
     def incomplete(self) -> bool:
         """Whether part of a message has arrived."""
-        return self._counted > 0
+        return self._assembler.partial_bytes > 0
 
     def release(self, size: int | None = None) -> None:
         """Credit ``size`` bytes (None: all) back to the peer, when that is worth a frame."""
         size = self._unreleased if size is None else min(size, self._unreleased)
         self._unreleased -= size
+        if self._closed:
+            return
+        self._count()
         self._window.release(size)
         state = self._stream.state
         if state is StreamState.OPEN or state is HALF_CLOSED_LOCAL:
@@ -62,7 +73,8 @@ class Inbound:
                 self._connection.write(window_update_frame(self._stream.id, increment))
 
     def close(self) -> None:
-        """Give the memory of an unfinished message back."""
+        """Nothing more arrives: what is still held no longer counts."""
+        self._closed = True
         self._connection.buffered_bytes -= self._counted
         self._counted = 0
         assert self._connection.buffered_bytes >= 0

@@ -110,14 +110,17 @@ def parse_timeout(value: bytes) -> float | None:
 
 
 def format_timeout(timeout_s: float) -> bytes:
-    """The ``grpc-timeout`` value of a positive timeout, rounded up, in the finest unit that fits eight digits."""
+    """The ``grpc-timeout`` value of a timeout, rounded up by at most 1 %.
+
+    Coarser than it could be, so that equal calls have equal header blocks, which the server's cache recognises.
+    """
     if timeout_s <= 0:
         return b"1n"
     for unit, name in ((1e-6, b"u"), (1e-3, b"m"), (1.0, b"S"), (60.0, b"M")):
         count = int(timeout_s / unit)
         if count * unit < timeout_s:
             count += 1
-        if count < 10**_MAX_TIMEOUT_DIGITS:
+        if count < 10**_MAX_TIMEOUT_DIGITS and (unit >= 1e-3 or timeout_s < 0.1):
             return b"%d%s" % (count, name)
     return b"99999999H"
 

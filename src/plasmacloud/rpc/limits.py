@@ -17,7 +17,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     stream_window_bytes: int = 1 * MIB
     connection_window_bytes: int = 16 * MIB
     max_buffered_bytes: int = 64 * MIB
-    """Total of all partly received messages of one connection; the call that passes it is refused."""
+    """Total of all partly received and unread messages of one connection; the call that passes it is refused."""
     send_buffer_bytes: int = 64 * KIB
     """A streaming ``send`` waits while more than this is queued on its stream."""
     write_buffer_bytes: int = 1 * MIB

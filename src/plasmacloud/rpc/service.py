@@ -246,7 +246,10 @@ class UnaryCall(Stream):
     def on_request_end(self) -> None:
         """The client has sent everything: run the handler if that was one message."""
         body, self._pending = self._pending, None
-        if body is None or (self._inbound is not None and self._inbound.incomplete):
+        inbound, self._inbound = self._inbound, None
+        if inbound is not None:
+            inbound.close()
+        if body is None or (inbound is not None and inbound.incomplete):
             self.fail(StatusCode.INTERNAL, "a unary call needs exactly one whole message")
             return
         self.dispatch(body)

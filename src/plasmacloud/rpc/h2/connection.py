@@ -20,7 +20,7 @@ from plasmacloud.rpc.h2.guard import FloodGuard
 from plasmacloud.rpc.h2.headers import TABLE_SIZE_ZERO, HeaderDecoder
 from plasmacloud.rpc.h2.outbound import Outbound
 from plasmacloud.rpc.h2.settings import DEFAULT_TABLE_BYTES, DEFAULT_WINDOW_BYTES, PeerSettings, Setting
-from plasmacloud.rpc.h2.stream import CLOSED, OPEN, IllegalStreamEvent, Stream, StreamEvent
+from plasmacloud.rpc.h2.stream import OPEN, IllegalStreamEvent, Stream, StreamEvent
 from plasmacloud.rpc.limits import Limits
 
 log = get_logger("rpc")
@@ -405,9 +405,6 @@ class Connection(Outbound, asyncio.Protocol):
         """Close at once."""
         if self.transport is not None:
             self.transport.abort()
-
-    def is_closed(self, stream: Stream) -> bool:
-        return stream.state is CLOSED
 
 
 _CONTROL_HANDLERS: Final[dict[int, Any]] = {
