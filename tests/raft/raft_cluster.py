@@ -187,3 +187,26 @@ class Cluster:
 
     def sent(self, kind: MessageType) -> list[Message]:
         return [message for message in self.trace if message.type is kind]
+
+
+THREE = ConfState(voters=frozenset({1, 2, 3}))
+
+
+def alone(id: int = 1, *, conf: ConfState = THREE, **arguments: object) -> Node:
+    return Node(id, conf, **arguments)  # type: ignore[arg-type]
+
+
+def answers(node: Node, message: Message) -> list[Message]:
+    node.raft.step(message)
+    return node.take()
+
+
+def lead_with(conf: ConfState = THREE, **arguments: object) -> Node:
+    """Replica 1, elected by everybody, its first messages taken."""
+    node = alone(conf=conf, pre_vote=False, **arguments)
+    node.raft.campaign()
+    node.take()
+    for voter in sorted(conf.all_voters() - {1}):
+        node.raft.step(Message(MessageType.VOTE_RESPONSE, 1, voter, node.raft.term))
+    assert node.raft.role is StateRole.LEADER
+    return node

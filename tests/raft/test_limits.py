@@ -160,20 +160,6 @@ def test_after_a_snapshot_the_member_is_probed_at_the_next_heartbeat(success: bo
     assert [m.type for m in node.take() if m.to == 2] == [M.HEARTBEAT, expected]
 
 
-def test_a_snapshot_is_not_offered_to_a_member_that_is_not_there() -> None:
-    node = replicating()
-    node.raft.propose(b"x")
-    node.take()
-    node.raft.step(Message(M.APPEND_RESPONSE, 1, 2, 1, index=2))
-    node.take()
-    node.disk.compact(2)
-    for _ in range(node.raft.config.election_ticks):
-        node.raft.tick()
-        node.raft.step(Message(M.HEARTBEAT_RESPONSE, 1, 2, 1))
-    node.raft.propose(b"y")
-    assert [m for m in node.take() if m.to == 3 and m.type is M.SNAPSHOT] == []
-
-
 def test_answers_below_the_commit_name_the_commit() -> None:
     """A late append must not make a follower look as if it had less than it committed."""
     node = Node(2, ConfState(voters=frozenset({1, 2, 3})))
@@ -203,6 +189,14 @@ def test_proposals_are_refused_when_too_much_is_uncommitted() -> None:
     node.raft.step(Message(M.APPEND_RESPONSE, 1, 2, 1, index=2))
     assert node.raft.status().uncommitted_bytes == 40
     node.raft.propose(bytes(60))
+
+
+def test_whether_proposals_are_taken_can_be_asked() -> None:
+    node = replicating()
+    assert node.raft.takes_proposals
+    node.raft.transfer_leader(3)
+    assert not node.raft.takes_proposals
+    assert not Node(2, ConfState(voters=frozenset({1, 2}))).raft.takes_proposals
 
 
 def test_a_single_proposal_may_exceed_the_uncommitted_limit() -> None:

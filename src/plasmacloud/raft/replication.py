@@ -132,8 +132,6 @@ class Replication(Reads):
 
     def _send_snapshot(self, to: int, progress: Progress) -> None:
         """Announce a snapshot of the applied state; the shell brings the data and reports how it went."""
-        if not progress.recent_active:
-            return  # nobody there to take it; the first answer to a heartbeat changes that
         index = self.log.applied
         self._messages.append(
             Message(
