@@ -72,6 +72,11 @@ class FaultFile:
         self._disk.step("pwritev", self._path)
         return accepted
 
+    def write_durably(self, buffers: Sequence[bytes], offset: int) -> int:
+        accepted = self.pwritev(buffers, offset)
+        self.fdatasync()
+        return accepted
+
     def zero_fill(self, size_bytes: int) -> None:
         if self._disk.accept(size_bytes, size_bytes) < size_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -204,19 +204,17 @@ class SegmentWriter:
         self._metrics.group_bytes += size_bytes
 
     def _sync_write(self, file: DiskFile, parts: list[bytes], offset: int, size_bytes: int, name: str) -> None:
-        action = f"writing {size_bytes} bytes at byte {offset} of {self._directory / name}"
         before = time.perf_counter()
         try:
-            written = file.pwritev(parts, offset)
-            if written != size_bytes:
-                raise DiskFull(
-                    f"{action} failed: the disk took only {written} bytes",
-                    hint="the disk is full or a quota or file size limit is reached; free space, then start again",
-                )
-            action = f"syncing {self._directory / name}"
-            file.fdatasync()
+            written = file.write_durably(parts, offset)
         except OSError as error:
+            action = f"writing and syncing {size_bytes} bytes at byte {offset} of {self._directory / name}"
             raise write_error(action, error) from error
+        if written != size_bytes:
+            raise DiskFull(
+                f"writing {size_bytes} bytes at byte {offset} of {self._directory / name} failed: the disk took only {written} bytes",
+                hint="the disk is full or a quota or file size limit is reached; free space, then start again",
+            )
         took_s = time.perf_counter() - before
         metrics = self._metrics
         metrics.syncs += 1
