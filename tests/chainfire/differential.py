@@ -67,10 +67,14 @@ class StateMachineExecutor:
         return Answer(0, "", reply)
 
     def _range(self, body: bytes) -> bytes:
-        query = self.machine.store.open_range(validate.validate_range(body))
+        """Both ways to a reply: at once, and in the smallest steps."""
+        request = validate.validate_range(body)
+        query = self.machine.store.open_range(request)
         while not query.step(1):
             pass
-        return query.body()
+        reply = query.body()
+        assert self.machine.store.range(request) == reply
+        return reply
 
     def _write(self, method: str, body: bytes) -> bytes:
         request = validate.validate_write(_COMMANDS[method], body)

@@ -72,15 +72,33 @@ class MvccStore:
 
     def range(self, request: rpc_pb2.RangeRequest) -> bytes:
         """The whole Range at once, as a serialized RangeResponse. Raises `RpcRefusal`."""
-        return RangeQuery(self, request, self.tip).run()
+        reply = self.begin_range(request)
+        return reply if isinstance(reply, bytes) else reply.run()
 
-    def begin_range(self, request: rpc_pb2.RangeRequest) -> "bytes | RangeQuery":
+    def begin_range(self, request: rpc_pb2.RangeRequest) -> bytes | RangeQuery:
         """The serialized RangeResponse when one slice of work is enough, else the query to go on with.
 
         Raises `RpcRefusal`.
         """
+        if not (
+            request.range_end
+            or request.revision > 0
+            or request.keys_only
+            or request.count_only
+            or request.min_mod_revision
+            or request.max_mod_revision
+            or request.min_create_revision
+            or request.max_create_revision
+        ):
+            return self._newest_of_key(request.key)
         query = RangeQuery(self, request, self.tip)
         return query.body() if query.step() else query
+
+    def _newest_of_key(self, key: bytes) -> bytes:
+        """The commonest read."""
+        record = self.newest_record(key)
+        header = self.header.field(self.revision)
+        return header if record is None else b"".join((header, kvs_prefix(len(record)), record, b"\x20\x01"))
 
     def header_field(self, revision: int, inside_txn: bool = False) -> bytes:
         """The header field of a reply; inside a transaction it carries nothing but the revision."""
