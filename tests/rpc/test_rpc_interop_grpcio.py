@@ -112,6 +112,8 @@ def test_the_asyncio_client() -> None:
 class GrpcioEcho(grpc.GenericRpcHandler):
     """The other side's server, with the same calls."""
 
+    hanging = 0
+
     def service(self, details):
         return {
             "/test.Echo/Unary": grpc.unary_unary_rpc_method_handler(self.unary),
@@ -129,6 +131,7 @@ class GrpcioEcho(grpc.GenericRpcHandler):
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no: ä%\n")
 
     async def hang(self, body, context):
+        self.hanging += 1
         await asyncio.Event().wait()
 
     async def metadata(self, body, context):
@@ -142,7 +145,8 @@ class GrpcioEcho(grpc.GenericRpcHandler):
 @contextlib.asynccontextmanager
 async def grpcio_server(**kwargs):
     server = grpc.aio.server(options=OPTIONS, **kwargs)
-    server.add_generic_rpc_handlers((GrpcioEcho(),))
+    server.echo = GrpcioEcho()
+    server.add_generic_rpc_handlers((server.echo,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -190,8 +194,7 @@ def test_their_server_dies_during_a_call() -> None:
             channel = Channel("127.0.0.1", port)
             await channel.unary("/test.Echo/Unary", b"", timeout=20)
             call = asyncio.create_task(channel.unary("/test.Echo/Hang", b"", timeout=20))
-            await until(lambda: len(channel._connection.streams) == 1)
-            await asyncio.sleep(0)
+            await until(lambda: server.echo.hanging == 1)
             await server.stop(0)
             with pytest.raises(RpcError) as caught:
                 await call

@@ -15,6 +15,7 @@ from rpc_harness import (
     request,
     request_block,
     status,
+    until,
 )
 
 from plasmacloud.rpc.grpc_framing import encode_message
@@ -254,5 +255,15 @@ def test_an_owed_table_size_update_leads_the_next_block() -> None:
         for frame in found:
             if frame.kind == HEADERS:
                 wire.fields(frame)
+
+    on_wire(test)
+
+
+def test_a_stream_past_its_deadline_ends_with_a_status_and_its_handler_is_cancelled() -> None:
+    async def test(wire: Wire, service: EchoService) -> None:
+        wire.send(headers(1, "/test.Echo/HangStream", (b"grpc-timeout", b"20m")), message(1, b"x"))
+        await until(lambda: service.cancelled == ["hang_stream"])
+        assert status(wire, await wire.settle(), 1) is StatusCode.DEADLINE_EXCEEDED
+        assert not wire.connection.streams
 
     on_wire(test)
