@@ -69,6 +69,13 @@ def test_the_demo_adds_the_comparison_when_etcd_is_there(monkeypatch: pytest.Mon
     assert remarks == ["no comparison with etcd: not installed"]
 
 
+def test_as_many_clients_as_the_rate_needs_through_an_outage() -> None:
+    plans, _ = make_plans(request(clients=None, rate_per_s=2000, op_timeout_ms=100))
+    assert {plan.clients for plan in plans} == {200}
+    plans, _ = make_plans(request(clients=None, rate_per_s=10, op_timeout_ms=30))
+    assert {plan.clients for plan in plans} == {1}
+
+
 def test_a_threshold_can_be_changed_for_one_scenario() -> None:
     plans, _ = make_plans(request(thresholds={"leader-kill.rto_max_ms": 50}))
     limits = {plan.scenario: plan.thresholds.get("rto_max_ms") for plan in plans}

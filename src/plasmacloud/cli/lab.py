@@ -53,7 +53,7 @@ def lab() -> None:
 @click.option(
     "--rate", type=click.IntRange(10, 20_000), default=800, show_default=True, help="Writes per second, all clients."
 )
-@click.option("--clients", type=click.IntRange(1, 5_000), default=200, show_default=True, help="Concurrent clients.")
+@click.option("--clients", type=click.IntRange(1, 5_000), help="Concurrent clients. [default: rate x op-timeout]")
 @click.option("--op-timeout", default="250ms", show_default=True, help="How long a client waits for one write.")
 @click.option(
     "--threshold", "thresholds", multiple=True, metavar="SCENARIO.NAME=VALUE", help="Change a threshold; repeatable."
@@ -70,7 +70,7 @@ def run(
     out: Path | None,
     nodes: int,
     rate: int,
-    clients: int,
+    clients: int | None,
     op_timeout: str,
     thresholds: tuple[str, ...],
 ) -> None:

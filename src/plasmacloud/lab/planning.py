@@ -25,11 +25,16 @@ class Request(msgspec.Struct, frozen=True):
     trials: int | None
     seed: int
     nodes: int
-    clients: int
+    clients: int | None
     rate_per_s: int
     op_timeout_ms: int
     thresholds: Mapping[str, float]
     """By ``SCENARIO.NAME``."""
+
+    @property
+    def clients_needed(self) -> int:
+        """So many that each can wait for its time limit and the rate goes on all the same."""
+        return max(1, -(-self.op_timeout_ms * self.rate_per_s // 1000))
 
 
 def make_plans(request: Request) -> tuple[list[Plan], list[str]]:
@@ -70,7 +75,7 @@ def _plan(request: Request, target: Target, scenario: Scenario) -> Plan:
         scenario=scenario.name,
         trials=trials,
         nodes=request.nodes,
-        clients=request.clients,
+        clients=request.clients or request.clients_needed,
         rate_per_s=request.rate_per_s,
         seed=request.seed,
         thresholds={**scenario.thresholds, **changed},
@@ -84,13 +89,11 @@ def _plan(request: Request, target: Target, scenario: Scenario) -> Plan:
 def _check_load(request: Request) -> None:
     if request.nodes < 3 or request.nodes % 2 == 0:
         raise ConfigError(f"{request.nodes} nodes", hint="a cluster under test has 3, 5 or 7 nodes")
-    period_ms = request.clients * 1000 / request.rate_per_s
-    if period_ms < request.op_timeout_ms:
-        needed = -(-request.op_timeout_ms * request.rate_per_s // 1000)
+    if request.clients is not None and request.clients < request.clients_needed:
         raise ConfigError(
             f"{request.clients} clients cannot keep {request.rate_per_s} writes/s going through an outage when each "
             f"waits up to {request.op_timeout_ms} ms",
-            hint=f"use --clients {needed} or more, a lower --rate, or a shorter --op-timeout",
+            hint=f"use --clients {request.clients_needed} or more, a lower --rate, or a shorter --op-timeout",
         )
 
 

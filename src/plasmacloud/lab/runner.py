@@ -86,7 +86,7 @@ async def _run_all(plans: Sequence[Plan], root: Path, display: PlainDisplay) -> 
     gc.freeze()  # collections in the middle of a measurement then look at young objects only
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(signum, stop.set)
     loop.set_exception_handler(_log_stray_error)
     for plan in plans:
