@@ -117,10 +117,11 @@ class KvService:
 
     def _serve_range(self, call: UnaryCall, request: rpc_pb2.RangeRequest) -> None:
         """Answer now if it is quick, else in slices between which heartbeats are served. Raises `RpcRefusal`."""
-        query = self._store.open_range(request)
-        if query.step():
-            call.reply(query.body())
+        answer = self._store.begin_range(request)
+        if isinstance(answer, bytes):
+            call.reply(answer)
             return
+        query = answer
         call.on_cancel = query.close
 
         def go_on() -> None:
