@@ -212,7 +212,8 @@ class SegmentWriter:
             raise write_error(action, error) from error
         if written != size_bytes:
             raise DiskFull(
-                f"writing {size_bytes} bytes at byte {offset} of {self._directory / name} failed: the disk took only {written} bytes",
+                f"writing at byte {offset} of {self._directory / name} failed: "
+                f"the disk took only {written} of {size_bytes} bytes",
                 hint="the disk is full or a quota or file size limit is reached; free space, then start again",
             )
         took_s = time.perf_counter() - before
