@@ -29,7 +29,7 @@ from plasmacloud.chainfire.proposals import Batch, Overloaded, ProposalQueue
 from plasmacloud.chainfire.reads import ReadQueue
 from plasmacloud.chainfire.state_machine import StateMachine
 from plasmacloud.raft.codec import decode_message, encode_message
-from plasmacloud.raft.errors import NotLeader, ProposalRefused, StateLost
+from plasmacloud.raft.errors import NotLeader, ProposalRefused
 from plasmacloud.raft.messages import Message
 from plasmacloud.raft.raft import Raft, Ready
 from plasmacloud.rpc.peer import PeerTransport
@@ -249,7 +249,7 @@ class Replica:
                 raise PlasmaError(f"a raft message from {message.sender:x} to {message.to:x} on another's connection")
             try:
                 self.raft.step(message)
-            except StateLost as error:
+            except Exception as error:  # noqa: BLE001 - see _fail
                 self._fail(error)
         elif kind == _COMMANDS:
             batch = frame[1:]
