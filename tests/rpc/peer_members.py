@@ -156,8 +156,8 @@ class Caller:
 
 def hello(**changes: int) -> Hello:
     fields = {
-        "version_min": 1,
-        "version_max": 1,
+        "version_min": 2,
+        "version_max": 2,
         "cluster_id": CLUSTER,
         "member_id": 2,
         "incarnation": 5,
@@ -190,7 +190,7 @@ class Answerer:
                 greeting = decode_hello(payload)
                 self.greetings.append(greeting)
                 if self.welcome:
-                    writer.write(encode_welcome(Welcome(1, CLUSTER, greeting.receiver_id, 9)))
+                    writer.write(encode_welcome(Welcome(2, CLUSTER, greeting.receiver_id, 9)))
                     return
 
     async def close(self) -> None:

@@ -25,7 +25,7 @@ NEVER_S = 3600.0
     ("changes", "code"),
     [
         ({"cluster_id": 0xC2}, RefusalCode.CLUSTER),
-        ({"version_min": 2, "version_max": 3}, RefusalCode.VERSION),
+        ({"version_min": 1, "version_max": 1}, RefusalCode.VERSION),
         ({"receiver_id": 3}, RefusalCode.RECEIVER),
         ({"member_id": 1}, RefusalCode.SENDER),
     ],

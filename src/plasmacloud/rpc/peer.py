@@ -6,6 +6,8 @@ dialled. A process that dies closes its sockets, so a closed connection is the e
 
 Plain connection failures are retried within milliseconds, because the time to rejoin counts; refusals (another
 cluster, another protocol, a removed member) are retried slowly and logged once, because only an operator can end them.
+
+Who may come in is decided by the `plasmacloud.rpc.peer_door`, in both directions, before a frame passes.
 """
 
 import asyncio
@@ -18,49 +20,20 @@ import socket
 import ssl
 from collections.abc import Callable
 
-import msgspec
-
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.base.logging import get_logger
+from plasmacloud.rpc.peer_door import Door, Judge
 from plasmacloud.rpc.peer_link import IncomingLink, OutgoingLink, PeerLink, format_address
-from plasmacloud.rpc.peer_wire import MAX_DATA_BYTES, Hello, Identity, PeerProtocolError, Refusal, Welcome
+from plasmacloud.rpc.peer_notes import OncePerReason, Takeovers
+from plasmacloud.rpc.peer_options import PeerOptions, PeerState
+from plasmacloud.rpc.peer_wire import FINAL, PROTOCOL_VERSION, Hello, Identity, PeerProtocolError, Refusal, Welcome
+
+__all__ = ["PeerOptions", "PeerState", "PeerTransport"]
 
 _CLOSE_GRACE_S = 0.5
-_MAX_REMEMBERED_REASONS = 256
 _STEADY_S = 1.0  # a connection that lasted this long ends the growth of the retry delay
 
 log = get_logger("peer")
-
-
-class PeerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in seconds, sizes in bytes. The defaults suit one site."""
-
-    keepalive_s: float = 0.25
-    dead_after_s: float = 2.0
-    connect_timeout_s: float = 0.5
-    handshake_timeout_s: float = 2.0
-    retry_min_s: float = 0.01
-    retry_max_s: float = 0.25
-    refused_retry_min_s: float = 1.0
-    refused_retry_max_s: float = 5.0
-    send_buffer_bytes: int = 32 * 1024 * 1024
-    max_frame_bytes: int = MAX_DATA_BYTES
-    max_unauthenticated: int = 64  # connections without a finished handshake; the oldest gives way
-
-
-class PeerState(msgspec.Struct, frozen=True, kw_only=True):
-    """One peer as the transport sees it."""
-
-    member_id: int
-    address: str
-    connected: bool  # our connection to it stands: `send` works
-    incoming: bool  # its connection to us stands
-    version: int | None = None
-    last_error: str | None = None
-    rtt_s: float | None = None
-    buffered_bytes: int = 0
-    frames_sent: int = 0  # on the current connection
-    writes: int = 0  # on the current connection
 
 
 class _Peer:
@@ -81,25 +54,6 @@ class _Peer:
         return format_address((self.host, self.port))
 
 
-class _OncePerReason:
-    """Answers whether something is new, with a bounded memory."""
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[object, ...], None] = {}
-
-    def is_new(self, *reason: object) -> bool:
-        if reason in self._seen:
-            return False
-        if len(self._seen) >= _MAX_REMEMBERED_REASONS:
-            del self._seen[next(iter(self._seen))]
-        self._seen[reason] = None
-        return True
-
-    def forget_member(self, member_id: int) -> None:
-        for reason in [r for r in self._seen if r[0] == member_id]:
-            del self._seen[reason]
-
-
 class PeerTransport:
     """Frames to and from the other members. Belongs to one event loop; every callback is called on it.
 
@@ -108,6 +62,11 @@ class PeerTransport:
     doing (closed, reset, silent for ``dead_after_s``, or answered by a newer process). Frames sent before may not
     have arrived. The loss of the second direction is the same loss and not reported again. A `PlasmaError` raised by
     ``on_frame`` ends that connection.
+
+    ``judge`` is asked about the other side of every connection, see `peer_door.Judge`. ``on_refused(member, refusal)``:
+    that member says, with one of the `FINAL` codes, that *we* are the problem. Peers set before `start` are waited for
+    (at most ``settle_s``): until each has given its verdict or is out of reach, no frame passes. Without ``birth`` and
+    ``incarnation`` they are drawn at random, which suits tests.
     """
 
     def __init__(
@@ -119,10 +78,14 @@ class PeerTransport:
         on_batch_end: Callable[[], None],
         on_lost: Callable[[int], None],
         on_connected: Callable[[int], None],
-        version: int = 1,
-        version_min: int = 1,
+        version: int = PROTOCOL_VERSION,
+        version_min: int = PROTOCOL_VERSION,
         name: str = "",
+        birth: int | None = None,
         incarnation: int | None = None,
+        previous_incarnation: int = 0,
+        judge: Judge | None = None,
+        on_refused: Callable[[int, Refusal], None] | None = None,
         options: PeerOptions | None = None,
         server_tls: ssl.SSLContext | None = None,
         client_tls: ssl.SSLContext | None = None,
@@ -136,23 +99,28 @@ class PeerTransport:
             version_min=version_min,
             version_max=version,
             name=name,
+            birth=secrets.randbits(64) if birth is None else birth,
+            previous_incarnation=previous_incarnation,
         )
         self.options = options or PeerOptions()
         self.on_frame = on_frame
         self.on_batch_end = on_batch_end
         self._on_lost = on_lost
         self._on_connected = on_connected
+        self._on_refused = on_refused
         self._server_tls = server_tls
         self._client_tls = client_tls
         self._peers: dict[int, _Peer] = {}
         self._incoming: dict[int, IncomingLink] = {}
         self._links: dict[PeerLink, None] = {}  # every connection that exists, oldest first
-        self._removed: set[int] = set()
-        self._logged = _OncePerReason()
+        self._logged = OncePerReason()
+        self._door = Door(self._identity, judge, self._logged, self._opened)
+        self._takeovers = Takeovers()
         self._random = random.Random()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.TimerHandle | None = None
+        self._settler: asyncio.TimerHandle | None = None
         self._ticked_at = 0.0
         self._dials: set[asyncio.Task[None]] = set()
         self._all_closed: asyncio.Event | None = None
@@ -180,6 +148,8 @@ class PeerTransport:
         self._loop = loop
         self._ticked_at = loop.time()
         self._ticker = loop.call_later(self.options.keepalive_s, self._tick)
+        self._door.wait_for(self._peers)
+        self._settler = loop.call_later(self.options.settle_s, self._door.settle)
         for peer in self._peers.values():
             self._start_dialling(peer)
         name = self._server.sockets[0].getsockname()
@@ -191,8 +161,9 @@ class PeerTransport:
             return
         server, self._server = self._server, None
         server.close()
-        if self._ticker is not None:
-            self._ticker.cancel()
+        for timer in (self._ticker, self._settler):
+            if timer is not None:
+                timer.cancel()
         dials = list(self._dials)
         for task in dials:
             task.cancel()
@@ -224,7 +195,7 @@ class PeerTransport:
         """Add a peer, or change its address. A changed address ends the present connection without a report."""
         assert member_id not in (0, self._identity.member_id), "a member does not dial itself"
         assert 0 < port < 65536
-        self._removed.discard(member_id)
+        self._door.removed.discard(member_id)
         old = self._peers.get(member_id)
         if old is not None and (old.host, old.port) == (host, port):
             return
@@ -233,16 +204,19 @@ class PeerTransport:
         peer = self._peers[member_id] = _Peer(member_id, host, port)
         if self._running:
             self._start_dialling(peer)
+            self._door.heard_from(member_id)
 
     def remove_peer(self, member_id: int) -> None:
         """Forget a member: end its connections without a report, refuse its calls until `set_peer` names it again."""
-        self._removed.add(member_id)
+        self._door.removed.add(member_id)
         peer = self._peers.pop(member_id, None)
         if peer is not None:
             self._stop_dialling(peer)
         incoming = self._incoming.pop(member_id, None)
         if incoming is not None:
             incoming.give_up()
+        self._door.drop(member_id)
+        self._door.heard_from(member_id)
 
     def is_connected(self, member_id: int) -> bool:
         """Whether our connection to the member stands, so that `send` works."""
@@ -339,6 +313,7 @@ class PeerTransport:
                 await self._loop.create_connection(lambda: link, peer.host, peer.port, ssl=self._client_tls)
             async with asyncio.timeout(self.options.handshake_timeout_s):
                 await link.decided
+            self._door.heard_from(peer.member_id)
             if link.open:
                 await link.ended
             elif link.refusal is not None:
@@ -350,6 +325,7 @@ class PeerTransport:
         finally:
             if not link.over:
                 link.give_up()
+            self._door.heard_from(peer.member_id)
         return link
 
     def _note_error(self, peer: _Peer, text: str, *, refusal: bool = False) -> None:
@@ -368,19 +344,27 @@ class PeerTransport:
         if len(waiting) > self.options.max_unauthenticated:
             waiting[0].give_up()
 
-    def link_greeted(self, link: IncomingLink, hello: Hello) -> Welcome | Refusal:
-        verdict = self._identity.judge_hello(hello, sender_removed=hello.member_id in self._removed)
-        if isinstance(verdict, Refusal) and self._logged.is_new(hello.member_id, "refused", verdict):
-            caller = f"{hello.member_id:016x}"
-            log.warning("refused a peer", member=caller, name=hello.name, address=link.remote, reason=verdict.reason)
-        return verdict
+    def link_greeted(self, link: IncomingLink, hello: Hello) -> None:
+        self._door.greeted(link, hello)
+
+    def link_welcomed(self, link: OutgoingLink, welcome: Welcome) -> None:
+        self._door.welcomed(link, welcome)
+
+    def link_refused(self, link: PeerLink, refusal: Refusal) -> None:
+        if refusal.code in FINAL and self._running and self._on_refused is not None:
+            self._on_refused(link.member_id, refusal)
 
     def link_open(self, link: PeerLink) -> None:
+        self._door.let_in(link)
+
+    def _opened(self, link: PeerLink) -> None:
+        if not self._running:
+            return
         member_id = link.member_id
         self._logged.forget_member(member_id)
         peer = self._peers.get(member_id)
         self._end_older_links(link, peer)
-        if self._peers.get(member_id) is not peer or member_id in self._removed:  # by a callback of the line above
+        if self._peers.get(member_id) is not peer or member_id in self._door.removed:  # by a callback of the line above
             link.give_up()
             return
         log.info(
@@ -407,11 +391,23 @@ class PeerTransport:
             if old is None:
                 continue
             if old.incarnation != link.incarnation:
+                if self._takeovers.replaced(link.member_id, old.incarnation, link.incarnation):
+                    self._warn_of_two(link, old)
                 old.lose("the member was restarted")
             elif isinstance(link, IncomingLink) and old is old_in:
                 old.give_up()
 
+    def _warn_of_two(self, link: PeerLink, old: PeerLink) -> None:
+        log.warning(
+            "two processes claim to be one member, each in turn; stop one of them",
+            member=f"{link.member_id:016x}",
+            one=link.remote,
+            other=old.remote,
+        )
+
     def link_lost(self, link: PeerLink, reason: str) -> None:
+        if self._door.holds(link):
+            return
         if not link.open:
             self._note_failed_greeting(link, reason)
             return
@@ -437,15 +433,18 @@ class PeerTransport:
         self._on_lost(member_id)
 
     def _note_failed_greeting(self, link: PeerLink, reason: str) -> None:
-        if isinstance(link, OutgoingLink):
+        if not isinstance(link, IncomingLink):
             peer = self._peers.get(link.member_id)
             if peer is not None:
                 self._note_error(peer, reason)
+        elif link.greeted:
+            log.info("peer hung up before it was let in", member=f"{link.member_id:016x}", reason=reason)
         elif self._logged.is_new("stranger", link.remote.rpartition(":")[0], reason):
             log.warning("closed a connection that is no peer's", address=link.remote, reason=reason)
 
     def link_closed(self, link: PeerLink) -> None:
         self._links.pop(link, None)
+        self._door.forget(link)
         if not self._links and self._all_closed is not None:
             self._all_closed.set()
 
@@ -462,10 +461,11 @@ class PeerTransport:
         for link in list(self._links):
             if link.over:
                 continue
-            if we_were_stopped:
+            if we_were_stopped or self._door.holds(link):
                 link.last_received = now
             if not link.open:
-                if isinstance(link, IncomingLink) and now - link.made_at > self.options.handshake_timeout_s:
+                late = now - link.made_at > self.options.handshake_timeout_s
+                if isinstance(link, IncomingLink) and late and not link.greeted:
                     link.lose("no greeting in time")
                 continue
             if now - link.last_received > self.options.dead_after_s:

@@ -18,6 +18,7 @@ from plasmacloud.rpc.peer_wire import (
     FRAME_HEADER,
     LISTENER_GREETING,
     MAX_DATA_BYTES,
+    NOTHING,
     FrameParser,
     FrameType,
     Hello,
@@ -50,8 +51,14 @@ class LinkOwner(Protocol):
     def link_made(self, link: "PeerLink") -> None:
         """The TCP connection exists; the handshake begins."""
 
-    def link_greeted(self, link: "IncomingLink", hello: Hello) -> Welcome | Refusal:
-        """Decide about a caller."""
+    def link_greeted(self, link: "IncomingLink", hello: Hello) -> None:
+        """Decide about a caller: call ``link.accept`` or ``link.refuse``, now or later."""
+
+    def link_welcomed(self, link: "OutgoingLink", welcome: Welcome) -> None:
+        """Decide about the member that answered: call ``link.accept`` or ``link.refuse``, now or later."""
+
+    def link_refused(self, link: "PeerLink", refusal: Refusal) -> None:
+        """The other side does not accept us. The link is over."""
 
     def link_open(self, link: "PeerLink") -> None:
         """The handshake succeeded; ``link.member_id`` and ``link.incarnation`` are known."""
@@ -127,6 +134,13 @@ class PeerLink(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def refuse(self, refusal: Refusal) -> None:
+        """Tell the other side why it is not accepted, and end the connection."""
+        assert self._transport is not None
+        if not self.over:
+            self._transport.write(encode_refusal(refusal))
+            self.finish()
+
     def buffered_bytes(self) -> int:
         """Bytes accepted for sending that the kernel has not taken."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()
@@ -145,7 +159,7 @@ class PeerLink(asyncio.Protocol):
 
 
 class OutgoingLink(PeerLink):
-    """The dialling side. ``refusal`` is set when the other side said no."""
+    """The dialling side. ``refusal`` is set when one of the two sides said no."""
 
     def __init__(
         self, owner: LinkOwner, loop: asyncio.AbstractEventLoop, identity: Identity, receiver_id: int, buffer_bytes: int
@@ -220,15 +234,26 @@ class OutgoingLink(PeerLink):
             elif kind == FrameType.WELCOME:
                 welcome = decode_welcome(payload)
                 self._identity.check_welcome(welcome, self.member_id)
-                self._parser.expected = DIALER_OPEN
-                self.incarnation = welcome.incarnation
-                self.version = welcome.version
-                self.open = True
-                self._owner.link_open(self)
-                self._decide()
+                self._parser.expected = NOTHING
+                self._owner.link_welcomed(self, welcome)
             else:
                 self.refusal = decode_refusal(payload)
                 self.give_up()
+                self._owner.link_refused(self, self.refusal)
+
+    def accept(self, welcome: Welcome) -> None:
+        """The member that answered may be heard and spoken to."""
+        assert not self.over
+        self._parser.expected = DIALER_OPEN
+        self.incarnation = welcome.incarnation
+        self.version = welcome.version
+        self.open = True
+        self._owner.link_open(self)
+        self._decide()
+
+    def refuse(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        super().refuse(refusal)
 
     def _pong(self, stamp: int) -> None:
         sample_s = (time.monotonic_ns() - stamp) / 1e9  # the loop's own clock may only tick in milliseconds
@@ -250,6 +275,7 @@ class IncomingLink(PeerLink):
     def __init__(self, owner: LinkOwner, loop: asyncio.AbstractEventLoop, max_data_bytes: int = MAX_DATA_BYTES) -> None:
         super().__init__(owner, loop, FrameParser(LISTENER_GREETING, magic=True))
         self.name = ""
+        self.greeted = False  # its HELLO has come; whether it may speak is decided or being decided
         self._max_data_bytes = max_data_bytes
         self._heard = False  # since our last answer
 
@@ -272,28 +298,45 @@ class IncomingLink(PeerLink):
                     deliver(member_id, payload)
                 elif kind == FrameType.PING:
                     self._answer(encode_stamp(FrameType.PONG, decode_stamp(payload)))
-                else:
+                elif kind == FrameType.HELLO:
                     self._greeted(decode_hello(payload))
                     member_id = self.member_id
+                else:
+                    refusal = decode_refusal(payload)
+                    self.lose(f"refused: {refusal.reason}")
+                    self._owner.link_refused(self, refusal)
         finally:
             if got_frames:
                 self._owner.on_batch_end()
 
     def _greeted(self, hello: Hello) -> None:
-        assert self._transport is not None
-        verdict = self._owner.link_greeted(self, hello)
-        if isinstance(verdict, Refusal):
-            self._transport.write(encode_refusal(verdict))
-            self.finish()
-            return
-        self._parser.expected = listener_open(self._max_data_bytes)
+        self._parser.expected = NOTHING
+        self.greeted = True
         self.member_id = hello.member_id
         self.incarnation = hello.incarnation
         self.name = hello.name
-        self.version = verdict.version
+        self._owner.link_greeted(self, hello)
+
+    def accept(self, welcome: Welcome) -> None:
+        """The caller may be heard."""
+        assert not self.over
+        self._parser.expected = listener_open(self._max_data_bytes)
+        self.version = welcome.version
         self.open = True
-        self._answer(encode_welcome(verdict))
+        self._answer(encode_welcome(welcome))
         self._owner.link_open(self)
+
+    def pause(self) -> None:
+        """Take nothing more from the other side until `resume`; what it sends waits in the kernel."""
+        self._parser.expected = NOTHING
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on after `pause`."""
+        self._parser.expected = listener_open(self._max_data_bytes)
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _answer(self, frame: bytes) -> None:
         """A sender that does not read its answers gets no more of them: the backlog stays bounded."""

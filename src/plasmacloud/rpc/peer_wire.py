@@ -11,7 +11,9 @@ Which frames may come next is a table per side and phase (`LISTENER_GREETING` â€
 too long for it, is refused when its header is read, before anything is buffered for it. Payloads::
 
     HELLO    u16 version_min  u16 version_max  u64 cluster  u64 member  u64 incarnation  u64 receiver  u8 len  name
+             u64 birth  u64 previous_incarnation       (both since version 2)
     WELCOME  u16 version  u64 cluster  u64 member  u64 incarnation
+             u64 birth  u64 previous_incarnation       (both since version 2)
     REFUSAL  u8 code  reason (UTF-8)
     DATA     what the sender passed
     PING     u64 of the sender's choice        PONG  the same u64; 0: "no ping, but your bytes are arriving"
@@ -19,6 +21,9 @@ too long for it, is refused when its header is read, before anything is buffered
 The layouts of HELLO, WELCOME and REFUSAL stay as they are in every version, so that any two versions can tell each
 other why they disagree; bytes behind the known fields are ignored. DATA carries no checksum: the log records inside
 have their own.
+
+Who may speak is decided on both sides: the listener answers a HELLO that it does not accept with a REFUSAL, and the
+dialler a WELCOME. In both cases not a single DATA frame has passed.
 """
 
 import struct
@@ -30,6 +35,8 @@ import msgspec
 from plasmacloud.base.errors import PlasmaError
 
 MAGIC = b"\x89PLASMA\n"
+PROTOCOL_VERSION = 2
+"""2: members say which data directory they have (`birth`) and which life came before this one."""
 FRAME_HEADER = struct.Struct("<IB")
 MAX_NAME_BYTES = 255
 MAX_REASON_BYTES = 1024
@@ -39,6 +46,8 @@ MAX_DATA_BYTES = 128 * 1024 * 1024
 _HEADER_BYTES = FRAME_HEADER.size
 _HELLO = struct.Struct("<HHQQQQB")
 _WELCOME = struct.Struct("<HQQQ")
+_LIFE = struct.Struct("<QQ")
+_LIFE_SINCE = 2
 _STAMP = struct.Struct("<Q")
 
 
@@ -58,7 +67,7 @@ class FrameType(IntEnum):
 
 
 class RefusalCode(IntEnum):
-    """Why a HELLO was not accepted."""
+    """Why a HELLO or a WELCOME was not accepted."""
 
     OTHER = 0  # a code of a later version
     VERSION = 1
@@ -66,6 +75,11 @@ class RefusalCode(IntEnum):
     RECEIVER = 3  # the sender thinks that somebody else lives here
     SENDER = 4  # the sender carries an impossible member id, or ours
     REMOVED = 5  # the sender is no longer a member
+    AMNESIA = 6  # the sender's disk has forgotten what this member remembers of it
+
+
+FINAL = frozenset({RefusalCode.REMOVED, RefusalCode.AMNESIA})
+"""Codes that are about the sender itself: it must not go on, here or with anybody else."""
 
 
 Expected = Mapping[int, tuple[int, int]]
@@ -76,12 +90,17 @@ DIALER_GREETING: Expected = {
     FrameType.WELCOME: (_WELCOME.size, MAX_GREETING_BYTES),
     FrameType.REFUSAL: (1, MAX_GREETING_BYTES),
 }
+NOTHING: Expected = {}  # while a greeting is being judged
 DIALER_OPEN: Expected = {FrameType.PONG: (_STAMP.size, _STAMP.size)}
 
 
 def listener_open(max_data_bytes: int) -> Expected:
     """What a listener expects after its WELCOME."""
-    return {FrameType.DATA: (0, max_data_bytes), FrameType.PING: (_STAMP.size, _STAMP.size)}
+    return {
+        FrameType.DATA: (0, max_data_bytes),
+        FrameType.PING: (_STAMP.size, _STAMP.size),
+        FrameType.REFUSAL: (1, MAX_GREETING_BYTES),  # the dialler does not accept our WELCOME
+    }
 
 
 class FrameParser:
@@ -162,6 +181,15 @@ def _describe_refused_header(kind: int, size: int, limits: tuple[int, int] | Non
     return f"{name} frame of {size} bytes, allowed are {limits[0]} to {limits[1]}"
 
 
+class PeerClaim(msgspec.Struct, frozen=True):
+    """Who the other side says it is. Whether that can be is for a judge who remembers."""
+
+    member_id: int
+    birth: int  # drawn at random when its data directory was made
+    incarnation: int  # of this life; grows from life to life of one data directory
+    previous_incarnation: int  # of the life before, as its disk has it; 0: this is the first
+
+
 class Hello(msgspec.Struct, frozen=True):
     """The first frame on a connection: who calls, from which cluster, and whom."""
 
@@ -169,9 +197,16 @@ class Hello(msgspec.Struct, frozen=True):
     version_max: int
     cluster_id: int
     member_id: int
-    incarnation: int  # random per process start: two of them never belong to one living process
+    incarnation: int  # another one per process start: two of them never belong to one living process
     receiver_id: int
     name: str = ""  # for log lines only
+    birth: int = 0
+    previous_incarnation: int = 0
+
+    @property
+    def claim(self) -> PeerClaim:
+        """Who the caller says it is."""
+        return PeerClaim(self.member_id, self.birth, self.incarnation, self.previous_incarnation)
 
 
 class Welcome(msgspec.Struct, frozen=True):
@@ -181,6 +216,13 @@ class Welcome(msgspec.Struct, frozen=True):
     cluster_id: int
     member_id: int
     incarnation: int
+    birth: int = 0
+    previous_incarnation: int = 0
+
+    @property
+    def claim(self) -> PeerClaim:
+        """Who the answering side says it is."""
+        return PeerClaim(self.member_id, self.birth, self.incarnation, self.previous_incarnation)
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -207,7 +249,7 @@ def encode_hello(hello: Hello) -> bytes:
         hello.receiver_id,
         len(name),
     )
-    return MAGIC + encode_frame(FrameType.HELLO, fixed + name)
+    return MAGIC + encode_frame(FrameType.HELLO, fixed + name + _LIFE.pack(hello.birth, hello.previous_incarnation))
 
 
 def decode_hello(payload: bytes) -> Hello:
@@ -218,23 +260,37 @@ def decode_hello(payload: bytes) -> Hello:
     name = payload[_HELLO.size : _HELLO.size + name_bytes]
     if len(name) < name_bytes:
         raise PeerProtocolError("HELLO is cut short inside the name")
-    hello = Hello(version_min, version_max, cluster_id, member_id, incarnation, receiver_id, _printable(name))
-    if not 0 < hello.version_min <= hello.version_max:
-        raise PeerProtocolError(f"HELLO with impossible versions {hello.version_min} to {hello.version_max}")
-    return hello
+    if not 0 < version_min <= version_max:
+        raise PeerProtocolError(f"HELLO with impossible versions {version_min} to {version_max}")
+    birth, previous = _decode_life("HELLO", payload, _HELLO.size + name_bytes, version_max)
+    return Hello(
+        version_min, version_max, cluster_id, member_id, incarnation, receiver_id, _printable(name), birth, previous
+    )
+
+
+def _decode_life(what: str, payload: bytes, at: int, version: int) -> tuple[int, int]:
+    if len(payload) >= at + _LIFE.size:
+        birth, previous = _LIFE.unpack_from(payload, at)
+        return birth, previous
+    if version >= _LIFE_SINCE:
+        raise PeerProtocolError(f"{what} is cut short behind the fields of version 1")
+    return 0, 0
 
 
 def encode_welcome(welcome: Welcome) -> bytes:
     """WELCOME frame."""
     payload = _WELCOME.pack(welcome.version, welcome.cluster_id, welcome.member_id, welcome.incarnation)
-    return encode_frame(FrameType.WELCOME, payload)
+    return encode_frame(FrameType.WELCOME, payload + _LIFE.pack(welcome.birth, welcome.previous_incarnation))
 
 
 def decode_welcome(payload: bytes) -> Welcome:
     """Raises `PeerProtocolError` when the payload is no WELCOME."""
     if len(payload) < _WELCOME.size:
         raise PeerProtocolError("WELCOME is cut short")
-    return Welcome(*_WELCOME.unpack_from(payload))
+    version, cluster_id, member_id, incarnation = _WELCOME.unpack_from(payload)
+    return Welcome(
+        version, cluster_id, member_id, incarnation, *_decode_life("WELCOME", payload, _WELCOME.size, version)
+    )
 
 
 def encode_refusal(refusal: Refusal) -> bytes:
@@ -282,6 +338,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     version_min: int
     version_max: int
     name: str = ""
+    birth: int = 0
+    previous_incarnation: int = 0
 
     def hello_to(self, receiver_id: int) -> Hello:
         """The greeting for one peer."""
@@ -293,6 +351,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
             incarnation=self.incarnation,
             receiver_id=receiver_id,
             name=self.name,
+            birth=self.birth,
+            previous_incarnation=self.previous_incarnation,
         )
 
     def judge_hello(self, hello: Hello, *, sender_removed: bool = False) -> Welcome | Refusal:
@@ -320,7 +380,9 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
             )
         if sender_removed:
             return Refusal(RefusalCode.REMOVED, f"member {hello.member_id:016x} was removed from the cluster")
-        return Welcome(version, self.cluster_id, self.member_id, self.incarnation)
+        return Welcome(
+            version, self.cluster_id, self.member_id, self.incarnation, self.birth, self.previous_incarnation
+        )
 
     def check_welcome(self, welcome: Welcome, expected_member: int) -> None:
         """Raises `PeerProtocolError` when the answer contradicts what our HELLO asked for."""
