@@ -1,43 +1,62 @@
 """Who belongs to the cluster, and the identifiers that keep clusters apart.
 
-Member and cluster ids are computed from what every founding member is told alike (`--initial-cluster` and
-`--cluster-token`), so that the founders agree on them without talking. A node that was told something else computes
+The ids of the cluster and of its founders are computed from what every founder is told alike (`--initial-cluster` and
+`--cluster-token`), so that they agree on them without talking. A node that was told something else computes
 another cluster id and is refused by the others and by its own data directory, instead of joining by accident.
 """
 
 import hashlib
-from collections.abc import Sequence
 
 import msgspec
 
 from plasmacloud.base.address import Address, parse_address
 from plasmacloud.base.errors import ConfigError
+from plasmacloud.rpc.proto import rpc_pb2
 
 
-class Member(msgspec.Struct, frozen=True):
-    """One member. ``client_urls`` is empty until the member has started and published them."""
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """One member.
+
+    ``peers``: where other members reach it; the first one is dialled. ``client_urls`` is empty until the member has
+    started and published them. ``birth`` is the random number its data directory was made with, 0 while unknown.
+    ``promote``: a learner on its way to become a voter, in place of ``replaces`` (0: of nobody).
+    """
 
     id: int
     name: str
-    peer: Address
+    peers: tuple[Address, ...]
     client_urls: tuple[str, ...] = ()
     is_learner: bool = False
+    birth: int = 0
+    promote: bool = False
+    replaces: int = 0
 
-    def with_client_urls(self, urls: Sequence[str]) -> "Member":
-        """The same member, reachable by clients at ``urls``."""
-        return msgspec.structs.replace(self, client_urls=tuple(urls))
+    @property
+    def peer(self) -> Address:
+        """Where other members dial it."""
+        return self.peers[0]
+
+    @property
+    def peer_urls(self) -> tuple[str, ...]:
+        """Its peer addresses as etcd writes them."""
+        return tuple(peer.url for peer in self.peers)
+
+    @property
+    def started(self) -> bool:
+        """Whether it has ever told the others how clients reach it."""
+        return bool(self.client_urls)
 
 
 class Publication(msgspec.Struct, frozen=True):
-    """What a member tells the others through the log when it has started: where clients reach it."""
+    """What a member tells the others through the log when it has started: where clients reach it, and who it is.
+
+    An empty name and a birth of 0 leave what is known as it is.
+    """
 
     member_id: int
     client_urls: tuple[str, ...]
-
-    @property
-    def extra_name(self) -> str:
-        """Under which name the state machine keeps it."""
-        return publication_name(self.member_id)
+    name: str = ""
+    birth: int = 0
 
     def encode(self) -> bytes:
         """As the body of a PUBLISH command."""
@@ -47,11 +66,6 @@ class Publication(msgspec.Struct, frozen=True):
     def decode(cls, body: bytes) -> "Publication":
         """Raises `msgspec.MsgspecError` when ``body`` is none."""
         return msgspec.msgpack.decode(body, type=cls)
-
-
-def publication_name(member_id: int) -> str:
-    """The name of a member's publication among the extra state."""
-    return f"published/{member_id:x}"
 
 
 class ClusterIdentity(msgspec.Struct, frozen=True):
@@ -92,16 +106,16 @@ def found_cluster(initial_cluster: str, token: str) -> ClusterIdentity:
         raise ConfigError("--initial-cluster gives two members the same peer address")
     ordered = sorted(peers.items())
     members = tuple(
-        Member(id=_identifier("member", token, f"{name}={peer}"), name=name, peer=peer) for name, peer in ordered
+        Member(id=identifier("member", token, f"{name}={peer}"), name=name, peers=(peer,)) for name, peer in ordered
     )
     if len({m.id for m in members}) != len(members):
         raise ConfigError("two members have the same id by accident", hint="change --cluster-token")
-    cluster_id = _identifier("cluster", token, ",".join(f"{name}={peer}" for name, peer in ordered))
+    cluster_id = identifier("cluster", token, ",".join(f"{name}={peer}" for name, peer in ordered))
     return ClusterIdentity(cluster_id=cluster_id, members=members)
 
 
-def _identifier(*parts: str) -> int:
-    """A 64-bit id that is never 0, which means "nobody" everywhere."""
+def identifier(*parts: str) -> int:
+    """A 64-bit id computed from ``parts``, never 0, which means "nobody" everywhere."""
     digest = hashlib.sha256("\0".join(parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") or 1
 
@@ -109,3 +123,14 @@ def _identifier(*parts: str) -> int:
 def format_id(member_id: int) -> str:
     """An id as etcd's tools print it: lower-case hexadecimal."""
     return f"{member_id:x}"
+
+
+def member_message(member: Member) -> rpc_pb2.Member:
+    """The member as etcd's API shows it: one that never started has no name."""
+    return rpc_pb2.Member(
+        ID=member.id,
+        name=member.name if member.started else "",
+        peerURLs=member.peer_urls,
+        clientURLs=member.client_urls,
+        isLearner=member.is_learner,
+    )

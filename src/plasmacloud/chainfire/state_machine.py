@@ -6,6 +6,10 @@ the entry and the state, decides nothing by failure of this machine, and reports
 Sessions make commands exactly-once. A member that loses contact sends its batches again, and both copies may be
 committed; each member numbers its commands per incarnation, and the state remembers the last number executed. A batch
 with a gap before it is not executed: an earlier batch of the same member was lost, and order within a session holds.
+A member that has left executes nothing any more: its session is forgotten, and must not begin again.
+
+Who belongs to the cluster is part of the state (`cluster_state`). Membership commands count only in entries of their
+own kind, and only one of an entry may change the configuration: consensus relies on taking one step at a time.
 """
 
 from collections.abc import Callable
@@ -15,16 +19,20 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from plasmacloud.base.errors import StorageError
-from plasmacloud.chainfire.commands import CommandKind, decode
-from plasmacloud.chainfire.members import Publication
+from plasmacloud.chainfire.cluster_state import CHANGE_UNDER_WAY, ClusterState
+from plasmacloud.chainfire.commands import MEMBERSHIP_KINDS, CommandKind, Refused, decode, decode_member_command
+from plasmacloud.chainfire.members import Publication, member_message
 from plasmacloud.chainfire.mvcc.records import RecordStore
 from plasmacloud.chainfire.mvcc.refusals import RpcRefusal, not_a_message
 from plasmacloud.chainfire.mvcc.store import MvccStore, no_leases
+from plasmacloud.raft.membership import ConfState
+from plasmacloud.rpc.proto import rpc_pb2
 from plasmacloud.rpc.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, TxnRequest
+from plasmacloud.rpc.status import StatusCode
 from plasmacloud.storage.entry import Entry, EntryKind
 
 META_NAME = "chainfire"
-FORMAT = 1
+FORMAT = 2
 
 
 class Applied(NamedTuple):
@@ -56,7 +64,7 @@ class StateMeta(msgspec.Struct, frozen=True):
     compaction_pending: bool
     change_crc: int
     sessions: dict[int, Session]
-    extra: dict[str, bytes]
+    cluster: bytes
 
 
 class Checkpoint:
@@ -66,10 +74,11 @@ class Checkpoint:
     event loop.
     """
 
-    def __init__(self, puts: dict[bytes, bytes], deletes: list[bytes], meta: StateMeta) -> None:
+    def __init__(self, puts: dict[bytes, bytes], deletes: list[bytes], meta: StateMeta, conf: ConfState) -> None:
         self._puts = puts
         self.deletes = deletes
         self.state = meta
+        self.conf = conf  # as of the checkpoint's index
 
     @property
     def puts(self) -> list[tuple[bytes, bytes]]:
@@ -83,18 +92,16 @@ class Checkpoint:
 
 
 class StateMachine:
-    """The store, the sessions, and how far the log has been applied.
+    """The store, the members, the sessions, and how far the log has been applied."""
 
-    ``extra`` is replicated state of other components (members, configuration …) that has to be saved with the
-    checkpoint; its owner changes it when the entry that says so is applied.
-    """
-
-    def __init__(self, store: MvccStore) -> None:
+    def __init__(self, store: MvccStore, cluster: ClusterState, member_id: int) -> None:
         self.store = store
+        self.cluster = cluster
+        self.member_id = member_id
         self.sessions: dict[int, Session] = {}
         self.applied_index = 0
         self.applied_term = 0
-        self.extra: dict[str, bytes] = {}
+        self._steps_left = 0  # changes of the configuration that the entry being applied may still make
 
     @classmethod
     def restore(
@@ -103,10 +110,15 @@ class StateMachine:
         *,
         cluster_id: int,
         member_id: int,
+        founding: ClusterState | None = None,
         lease_exists: Callable[[int], bool] = no_leases,
     ) -> "StateMachine":
-        """The state of the last checkpoint in ``records``, or the first state. Raises `StorageError`."""
-        machine = cls(MvccStore(records, cluster_id=cluster_id, member_id=member_id, lease_exists=lease_exists))
+        """The state of the last checkpoint in ``records``, or the first state. Raises `StorageError`.
+
+        ``founding``: the membership before the first entry; without it nothing is known until a snapshot says so.
+        """
+        store = MvccStore(records, cluster_id=cluster_id, member_id=member_id, lease_exists=lease_exists)
+        machine = cls(store, founding or ClusterState(cluster_id), member_id)
         encoded = records.meta(META_NAME)
         if encoded is None:
             return machine
@@ -123,16 +135,27 @@ class StateMachine:
         machine.sessions = dict(meta.sessions)
         machine.applied_index = meta.applied_index
         machine.applied_term = meta.applied_term
-        machine.extra = dict(meta.extra)
+        machine.cluster = ClusterState.decode(meta.cluster)
+        if machine.cluster.cluster_id != cluster_id:
+            raise CorruptState(
+                f"the checkpoint is of cluster {machine.cluster.cluster_id:x}, and this is cluster {cluster_id:x}",
+                hint="the state directory was replaced by another one's; restore the whole data directory",
+            )
         machine.store.header.set_term(meta.applied_term)
         return machine
 
     # -- the log ---------------------------------------------------------------------------------------------------
 
     def apply(
-        self, index: int, term: int, data: bytes, *, local_origin: tuple[int, int] | None = None
+        self,
+        index: int,
+        term: int,
+        data: bytes,
+        *,
+        local_origin: tuple[int, int] | None = None,
+        membership: bool = False,
     ) -> list[tuple[int, Applied]]:
-        """Apply the command entry at ``index``.
+        """Apply the entry at ``index``, one of the membership kind or one of commands.
 
         Returns (seq, result) for the commands of ``local_origin`` (member id, incarnation) that were executed now.
         An entry that is already part of the state is skipped. Raises `CommandError`, before anything changed, for
@@ -142,9 +165,11 @@ class StateMachine:
             return []
         batches = decode(data)
         self._advance(index, term)
+        self._steps_left = 1 if membership else 0
+        departed = self.cluster.departed
         results: list[tuple[int, Applied]] = []
         for origin, incarnation, first_seq, commands in batches:
-            done = self._begin(origin, incarnation, first_seq)
+            done = None if origin in departed else self._begin(origin, incarnation, first_seq)
             if done is None or done >= len(commands):
                 continue
             self.sessions[origin] = Session(incarnation, first_seq + len(commands) - 1)
@@ -163,11 +188,13 @@ class StateMachine:
         """Apply an entry of any kind: `apply` or `skip`."""
         if entry.kind is EntryKind.COMMANDS:
             return self.apply(entry.index, entry.term, entry.data, local_origin=local_origin)
+        if entry.kind is EntryKind.MEMBERSHIP:
+            return self.apply(entry.index, entry.term, entry.data, local_origin=local_origin, membership=True)
         self.skip(entry.index, entry.term)
         return []
 
     def skip(self, index: int, term: int) -> None:
-        """Take note of an entry without commands: a leader's first entry, a membership change."""
+        """Take note of an entry without commands: a leader's first one."""
         if index > self.applied_index:
             self._advance(index, term)
 
@@ -189,10 +216,6 @@ class StateMachine:
         expected = session.last_seq + 1
         return None if first_seq > expected else expected - first_seq
 
-    def forget_session(self, origin: int) -> None:
-        """The member was removed from the cluster. To be called when that entry is applied."""
-        self.sessions.pop(origin, None)
-
     def _execute(self, kind: int, body: bytes, *, want_reply: bool = True) -> Applied:
         store = self.store
         try:
@@ -202,22 +225,59 @@ class StateMachine:
                 return Applied(store.txn(TxnRequest.FromString(body), want_reply=want_reply))
             if kind == CommandKind.DELETE_RANGE:
                 return Applied(store.delete_range(DeleteRangeRequest.FromString(body)))
-            if kind == CommandKind.PUBLISH:
-                return self._publish(body)
-            assert kind == CommandKind.COMPACT
-            return Applied(store.compact(CompactionRequest.FromString(body)))
+            if kind == CommandKind.COMPACT:
+                return Applied(store.compact(CompactionRequest.FromString(body)))
+            return self._execute_for_members(kind, body, want_reply)
         except RpcRefusal as refusal:
             return Applied(b"", refusal)
         except DecodeError:
             return Applied(b"", not_a_message(CommandKind(kind).name.lower().replace("_", " ") + " request"))
 
+    def _execute_for_members(self, kind: int, body: bytes, want_reply: bool) -> Applied:
+        """Everything that is about the members. Raises `RpcRefusal`."""
+        if kind == CommandKind.PUBLISH:
+            return self._publish(body)
+        if kind == CommandKind.REFUSED:
+            return self._refused(body)
+        assert kind in MEMBERSHIP_KINDS
+        if not self._steps_left:
+            raise CHANGE_UNDER_WAY
+        cluster = self.cluster
+        before = cluster.conf
+        about = cluster.apply(kind, body, self.applied_index)
+        if cluster.conf is not before:
+            self._steps_left -= 1
+            for member_id in self.sessions.keys() & cluster.departed.keys():
+                del self.sessions[member_id]
+        return Applied(self._members_reply(kind, about) if want_reply else b"")
+
+    def _members_reply(self, kind: int, about: int) -> bytes:
+        """As etcd's replies to membership requests: a header without revision, the member added, all members."""
+        header = rpc_pb2.ResponseHeader(
+            cluster_id=self.cluster.cluster_id, member_id=self.member_id, raft_term=self.applied_term
+        )
+        members = [member_message(member) for member in self.cluster.members]
+        if kind == CommandKind.MEMBER_ADD:
+            added = next(member for member in members if about == member.ID)
+            return rpc_pb2.MemberAddResponse(header=header, member=added, members=members).SerializeToString()
+        # The replies to the other requests are all the same message: a header and the members.
+        return rpc_pb2.MemberRemoveResponse(header=header, members=members).SerializeToString()
+
     def _publish(self, body: bytes) -> Applied:
         try:
             publication = Publication.decode(body)
         except msgspec.MsgspecError:
-            return Applied(b"", not_a_message("publication"))
-        self.extra[publication.extra_name] = body
+            raise not_a_message("publication") from None
+        self.cluster.publish(publication)
         return Applied(b"")
+
+    def _refused(self, body: bytes) -> Applied:
+        try:
+            refused = decode_member_command(CommandKind.REFUSED, body)
+            assert isinstance(refused, Refused)
+            return Applied(b"", RpcRefusal(StatusCode(refused.code), refused.message))
+        except (msgspec.MsgspecError, ValueError):
+            raise not_a_message("refusal") from None
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -242,9 +302,9 @@ class StateMachine:
             compaction_pending=store.compaction is not None,
             change_crc=store.change_crc,
             sessions=dict(self.sessions),
-            extra=dict(self.extra),
+            cluster=self.cluster.encode(),
         )
-        return Checkpoint(puts, deletes, meta)
+        return Checkpoint(puts, deletes, meta, self.cluster.conf)
 
     def checkpoint_done(self) -> None:
         """The checkpoint taken last is durable in the record store, and readable there."""
@@ -252,5 +312,5 @@ class StateMachine:
 
     def state_hash(self) -> bytes:
         """A hash of the whole replicated state: equal on all members at the same applied index. Walks everything."""
-        rest = msgspec.msgpack.encode((self.applied_index, sorted(self.sessions.items()), sorted(self.extra.items())))
+        rest = msgspec.msgpack.encode((self.applied_index, sorted(self.sessions.items()), self.cluster.encode()))
         return self.store.state_hash() + rest

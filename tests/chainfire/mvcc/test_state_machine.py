@@ -7,8 +7,11 @@ from dict_store import DictStore, new_machine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plasmacloud.base.address import Address
 from plasmacloud.base.errors import StorageError
+from plasmacloud.chainfire.cluster_state import ClusterState
 from plasmacloud.chainfire.commands import CommandError, CommandKind, encode_batch
+from plasmacloud.chainfire.members import Member, Publication
 from plasmacloud.chainfire.mvcc import refusals
 from plasmacloud.chainfire.mvcc.records import EmptyRecordStore, RecordMissing
 from plasmacloud.chainfire.state_machine import META_NAME, CorruptState, StateMachine
@@ -27,6 +30,7 @@ from plasmacloud.storage.entry import EntryKind, make_entry
 from plasmacloud.storage.state import StateStore
 
 ME = (1, 1)
+FOUNDER = Member(id=9, name="n9", peers=(Address("10.0.0.9", 2380),))
 
 
 def batch(first_seq: int, *keys: bytes, origin: int = 1, incarnation: int = 1) -> bytes:
@@ -86,14 +90,6 @@ def test_a_new_incarnation_begins_again_and_ends_the_old_one() -> None:
     assert machine.sessions[1] == (2, 1)
 
 
-def test_forgetting_a_removed_member() -> None:
-    machine = new_machine()
-    apply(machine, batch(1, b"a"))
-    machine.forget_session(1)
-    machine.forget_session(1)
-    assert apply(machine, batch(1, b"a")) == [1]
-
-
 def test_bad_requests_become_results() -> None:
     machine = new_machine()
     bad = [
@@ -135,28 +131,28 @@ def test_entries_of_every_kind() -> None:
     machine = new_machine()
     assert machine.apply_entry(make_entry(1, 1, EntryKind.EMPTY, b"")) == []
     assert len(machine.apply_entry(make_entry(1, 2, EntryKind.COMMANDS, batch(1, b"a")), local_origin=ME)) == 1
-    assert machine.apply_entry(make_entry(1, 3, EntryKind.MEMBERSHIP, b"?")) == []
+    assert machine.apply_entry(make_entry(1, 3, EntryKind.MEMBERSHIP, b"")) == []
     assert machine.applied_index == 3
 
 
 def test_a_checkpoint_is_a_moment_and_holds_everything() -> None:
     disk = DictStore()
     machine = new_machine(disk)
-    machine.extra["members"] = b"one, two"
+    machine.cluster = ClusterState(5, [FOUNDER])
     apply(machine, batch(1, b"a", b"b"))
     before = machine.state_hash()
     checkpoint = machine.take_checkpoint()
     apply(machine, batch(3, b"a", b"c"))  # while the worker thread commits
-    machine.extra["members"] = b"later"
+    machine.cluster.publish(Publication(9, ("http://c:1",)))
     assert version(machine, b"b") == 1, "read from the frozen memtable"
     disk.commit(checkpoint)
     machine.checkpoint_done()
     restored = new_machine(disk)
     assert restored.state_hash() == before
-    assert restored.extra == {"members": b"one, two"}
+    assert restored.cluster.members == (FOUNDER,)
     assert restored.applied_index == checkpoint.state.applied_index == 1
     assert apply(restored, batch(3, b"a", b"c")) == [3, 4]
-    restored.extra["members"] = b"later"
+    restored.cluster.publish(Publication(9, ("http://c:1",)))
     assert restored.state_hash() == machine.state_hash()
     assert version(machine, b"b") == 1, "read from the store"
     assert machine.unsaved_bytes == sum(len(record) for record in machine.store.records.active.values()) > 0
@@ -228,8 +224,8 @@ def test_unreadable_meta_data_is_refused(meta: bytes) -> None:
 def test_a_store_of_another_format_is_refused() -> None:
     disk = DictStore()
     disk.commit(new_machine().take_checkpoint())
-    disk.metas[META_NAME] = disk.metas[META_NAME].replace(b"\xa6format\x01", b"\xa6format\x02")
-    with pytest.raises(StorageError, match="format 2"):
+    disk.metas[META_NAME] = disk.metas[META_NAME].replace(b"\xa6format\x02", b"\xa6format\x03")
+    with pytest.raises(StorageError, match="format 3"):
         new_machine(disk)
 
 
