@@ -5,7 +5,6 @@ changes nothing leaves the revision alone. Operations raise `RpcRefusal` before 
 Semantics: https://etcd.io/docs/v3.5/learning/api/, verified against a running etcd by the differential tests.
 """
 
-import hashlib
 import zlib
 from collections.abc import Callable
 
@@ -19,9 +18,10 @@ from plasmacloud.chainfire.mvcc.encoding import (
     kvs_prefix,
     varint,
 )
-from plasmacloud.chainfire.mvcc.key_index import KeyIndex, bound
+from plasmacloud.chainfire.mvcc.hashing import StateHash
+from plasmacloud.chainfire.mvcc.key_index import KeyIndex
 from plasmacloud.chainfire.mvcc.range_query import RangeQuery, range_end
-from plasmacloud.chainfire.mvcc.records import RECORD_ID, RECORD_ID_BYTES, Records, RecordStore, is_tombstone
+from plasmacloud.chainfire.mvcc.records import RECORD_ID, RECORD_ID_BYTES, Records, RecordStore
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND
 from plasmacloud.chainfire.mvcc.txn import execute, plan_txn
 from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
@@ -259,26 +259,8 @@ class MvccStore:
             self.compaction = Compaction(compact_revision, self.index, self.records)
 
     def state_hash(self, revision: int = 0) -> bytes:
-        """A hash of everything a client could read at or before ``revision`` (0: the newest). Walks everything.
-
-        Equal on all members that have the same revision and compact revision, however far each one's physical
-        compaction is. Raises `RpcRefusal` for revisions that cannot be read.
-        """
-        revision = revision or self.revision
-        if revision > self.revision:
-            raise FUTURE_REVISION
-        if revision < self.compact_revision:
-            raise COMPACTED
-        upper, lower = bound(revision), bound(self.compact_revision)
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(b"%d %d" % (revision, self.compact_revision))
-        for key in self.index.known(b"", b""):
-            ids = [identity for identity in self.index.ids(key) if identity < upper]
-            old = [identity for identity in ids if identity < lower]
-            ids = ids[len(old) :]
-            if old and not is_tombstone(old[-1]):
-                ids.insert(0, old[-1])
-            for identity in ids:
-                digest.update(identity)
-                digest.update(self.records.get(identity))
-        return digest.digest()
+        """`StateHash` at once. Walks everything. Raises `RpcRefusal` for revisions that cannot be read."""
+        whole = StateHash(self, revision)
+        while not whole.step():
+            pass
+        return whole.digest()
