@@ -23,7 +23,10 @@ class Traits(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Settings of one scenario run. Times in the unit of their name."""
+    """Settings of one scenario run. Times in the unit of their name.
+
+    ``reference``: run to compare with; its verdict is shown and does not count for the run's.
+    """
 
     target: str
     target_version: str
@@ -41,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True):
     hold_s: float = 30.0
     recovery_deadline_s: float = 30.0
     shortened: str = ""
+    reference: bool = False
 
     def __post_init__(self) -> None:
         assert self.trials > 0
@@ -83,7 +87,7 @@ QUICK = Preset(
 
 DEMO = Preset(
     "demo",
-    {"leader-only-write": 3, "leader-kill": 10, "leader-term": 6, "follower-kill": 3, "power-loss": 3},
+    {"leader-only-write": 3, "leader-kill": 20, "leader-term": 8, "follower-kill": 3, "power-loss": 3},
     hold_s=6.0,
     load_s=3.0,
     shortened="demo run: few trials, leadership held for 6 s instead of 30 s",
