@@ -56,6 +56,7 @@ class Core:
         self._heartbeat_elapsed = 0
         self._randomized_timeout = 0
         self._hint_countdown = 0  # ticks until the pre-vote that a lost connection asks for; 0 means none
+        self._hint_force = False  # a forced vote instead, because leadership was handed to this replica
         # what goes into the next Ready
         self._messages: list[Message] = []
         self._after_sync: list[Message] = []
@@ -127,7 +128,7 @@ class Core:
         self._read_round = 0
         self._reads_waiting = []
         self._read_batches.clear()
-        self.tracker.reset(self.log.last_index + 1)
+        self.tracker.reset(self.log.last_index + 1, self._ticks)
 
     def _become_follower(self, term: int, leader: int) -> None:
         self._reset(term)
@@ -156,4 +157,5 @@ class Core:
         progress = self.tracker.progress.get(sender)
         if progress is not None:
             progress.recent_active = True
+            progress.heard_tick = self._ticks
         return progress

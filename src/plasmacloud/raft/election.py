@@ -62,6 +62,9 @@ class Election(Replication):
     def _campaign(self, *, pre_vote: bool, force: bool = False) -> None:
         if self.role is StateRole.LEADER or not self._promotable:
             return
+        if self.log.has_unapplied_membership:
+            self._campaign_in(1, force=force)  # the configuration is outdated; see again a tick later
+            return
         self._reset(self.term if pre_vote else self.term + 1)
         if pre_vote:
             self.role = StateRole.PRE_CANDIDATE
@@ -84,6 +87,11 @@ class Election(Replication):
                 force=force,
             )
             (self._messages if pre_vote else self._after_sync).append(request)
+
+    def _campaign_in(self, ticks: int, *, force: bool = False) -> None:
+        """Stand a little later, unless a leader is heard of before."""
+        self._hint_countdown = ticks
+        self._hint_force = force
 
     def _count_own_vote(self, term: int) -> None:
         """The candidacy of ``term`` is durable."""
@@ -150,7 +158,7 @@ class Election(Replication):
 
     def _grant_pre_vote(self, request: Message) -> None:
         if self._hint_countdown:  # let the one ahead of us try first
-            self._hint_countdown = self.config.election_ticks
+            self._campaign_in(self.config.election_ticks)
         self._messages.append(Message(MessageType.PRE_VOTE_RESPONSE, request.sender, self.id, request.term))
 
     def _defer_pre_vote(self, request: Message) -> None:
@@ -179,9 +187,9 @@ class Election(Replication):
             return
         rank = sorted(self.tracker.conf.all_voters() - {peer}).index(self.id)
         if granted:
-            self._hint_countdown = self.config.election_ticks
+            self._campaign_in(self.config.election_ticks)
         elif rank:
-            self._hint_countdown = rank * self.config.hint_stagger_ticks
+            self._campaign_in(rank * self.config.hint_stagger_ticks)
         else:
             self._campaign(pre_vote=True)
 
@@ -228,6 +236,14 @@ class Election(Replication):
     def _on_transfer_leader(self, message: Message) -> None:
         if self.role is StateRole.LEADER and message.context in self.tracker.conf.voters:
             self.transfer_leader(message.context)
+
+    def _bequeath(self) -> None:
+        """A leader that was removed tells the voter with the longest log to stand, rather than leave it to timeouts."""
+        voters = self.tracker.conf.voters
+        heirs = [(each.match, each.heard_tick, member) for member, each in self.tracker.peers(self.id)]
+        heir = max([heir for heir in heirs if heir[2] in voters], default=None)
+        if heir is not None:
+            self._messages.append(Message(MessageType.TIMEOUT_NOW, heir[2], self.id, self.term))
 
     def _after_progress(self, member: int, progress: Progress) -> None:
         if member == self._transferee and progress.match == self.log.last_index:

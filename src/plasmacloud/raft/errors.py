@@ -34,6 +34,7 @@ class Refusal(Enum):
     TRANSFER = "leadership is being transferred"
     UNCOMMITTED = "too many bytes are waiting to be committed"
     TOO_LARGE = "the proposal is larger than a log entry may be"
+    MEMBERSHIP = "another membership change is under way, or may be: this leader has not yet applied what it inherited"
 
 
 class ProposalRefused(RaftError):

@@ -9,6 +9,12 @@ Positions, in ascending order::
 
     applied <= applying <= min(commit, durable)          commit <= last_index
     durable <= handed <= last_index
+
+The log also knows which of its unapplied entries change the membership. Whoever proposed one had applied every one
+before it (`Raft.propose_membership`), so of several in a log **all but the last are committed**. A running replica
+knows that from its leader, who told it the commit index together with the entry. A restarted one may have lost it,
+because the commit index is not synced for its own sake; it is derived again from the log. Without that, a member that
+restarts two configurations behind could win an election with a majority that nobody else recognises any more.
 """
 
 from collections import deque
@@ -16,7 +22,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from plasmacloud.raft.errors import StateLost
-from plasmacloud.storage.entry import Compacted, Entry, Unavailable
+from plasmacloud.storage.entry import Compacted, Entry, EntryKind, Unavailable
+
+_SCAN_BYTES = 4 * 1024 * 1024
 
 
 class StableLog(Protocol):
@@ -67,9 +75,19 @@ class RaftLog:
         self.last_index = last
         self._run_term = stable.term(last)  # the entries _run_start..last_index are all of this term
         self._run_start = last
-        self.commit = min(max(commit, applied), last)
+        self.memberships: deque[int] = deque()  # the unapplied entries that change the membership, ascending
+        self._scan(applied + 1)
+        known = self.memberships[-2] if len(self.memberships) > 1 else 0
+        self.commit = min(max(commit, applied, known), last)
         self.applied = applied
         self._applying = applied
+
+    def _scan(self, start: int) -> None:
+        """Find the membership entries of the durable log from ``start`` on."""
+        while start <= self.last_index:
+            entries = self._stable.entries(start, self.last_index + 1, _SCAN_BYTES)
+            self.memberships.extend(entry.index for entry in entries if entry.kind is EntryKind.MEMBERSHIP)
+            start = entries[-1].index + 1
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -161,6 +179,9 @@ class RaftLog:
             self._truncate(first.index)
         assert first.index == self.last_index + 1
         self._tail.extend(entries)
+        for entry in entries:
+            if entry.kind is EntryKind.MEMBERSHIP:
+                self.memberships.append(entry.index)
         last = entries[-1]
         self.last_index = last.index
         if last.term != self._run_term:
@@ -178,6 +199,8 @@ class RaftLog:
             del self._tail[index - self._offset :]
         for write in self._writes:
             write.upto = min(write.upto, index - 1)
+        while self.memberships and self.memberships[-1] >= index:
+            self.memberships.pop()
         self._handed = min(self._handed, index - 1)
         self.last_index = index - 1
         if self._run_start > self.last_index:
@@ -255,6 +278,13 @@ class RaftLog:
         """The state machine has applied everything up to ``index``."""
         assert self.applied <= index <= self._applying
         self.applied = index
+        while self.memberships and self.memberships[0] <= index:
+            self.memberships.popleft()
+
+    @property
+    def has_unapplied_membership(self) -> bool:
+        """Whether a change of the membership is known to be committed and not yet in force here."""
+        return bool(self.memberships) and self.memberships[0] <= self.commit
 
     # -- snapshots -------------------------------------------------------------------------------------------------
 
@@ -262,6 +292,7 @@ class RaftLog:
         """Start over behind a snapshot: the log is empty and everything up to ``index`` is committed and applied."""
         assert index > self.commit
         self._tail.clear()
+        self.memberships.clear()
         self._offset = index + 1
         self._handed = index
         self._snapshot = (index, term)

@@ -66,6 +66,7 @@ class Progress:
     __slots__ = (
         "check_due",
         "commit_sent",
+        "heard_tick",
         "inflights",
         "match",
         "match_at_heartbeat",
@@ -77,7 +78,7 @@ class Progress:
         "state",
     )
 
-    def __init__(self, next_index: int, max_inflight_messages: int, max_inflight_bytes: int) -> None:
+    def __init__(self, next_index: int, max_inflight_messages: int, max_inflight_bytes: int, tick: int = 0) -> None:
         assert next_index > 0
         self.match = 0
         self.next = next_index
@@ -86,6 +87,7 @@ class Progress:
         self.pending_snapshot = 0  # index of the snapshot on its way, in state SNAPSHOT
         self.paused = False  # in state PROBE: the probe is out, wait for its answer
         self.recent_active = False  # heard from since the last check-quorum
+        self.heard_tick = tick  # when it was last heard from; at first, since when that is waited for
         self.commit_sent = 0  # highest commit index told to the member
         self.read_round = 0  # latest read round the member confirmed
         self.match_at_heartbeat = 0

@@ -18,6 +18,8 @@ Nothing here does I/O, reads a clock or draws a number from anywhere but the gen
 import random
 from collections.abc import Callable
 
+import msgspec
+
 from plasmacloud.raft.core import InFlight
 from plasmacloud.raft.election import Election
 from plasmacloud.raft.errors import NotLeader, ProposalRefused
@@ -121,6 +123,7 @@ class Raft(Election):
                     inflight_messages=len(each.inflights),
                     inflight_bytes=each.inflights.size_bytes,
                     pending_snapshot=each.pending_snapshot,
+                    last_contact_ticks=self._ticks - each.heard_tick if member != self.id else 0,
                 )
                 for member, each in progress.items()
             },
@@ -137,7 +140,7 @@ class Raft(Election):
         elif self._hint_countdown:
             self._hint_countdown -= 1
             if not self._hint_countdown:
-                self._campaign(pre_vote=True)
+                self._campaign(pre_vote=not self._hint_force, force=self._hint_force)
         elif self._election_elapsed >= self._randomized_timeout:
             self._election_elapsed = 0
             self.campaign()
@@ -157,6 +160,20 @@ class Raft(Election):
         if self._heartbeat_elapsed >= self.config.heartbeat_ticks:
             self._heartbeat_elapsed = 0
             self._broadcast_heartbeat()
+
+    def set_timeouts(self, election_ticks: int, heartbeat_ticks: int) -> None:
+        """Change the timeouts while running. Raises `ConfigError`, changing nothing.
+
+        A countdown under way keeps the fraction that has passed: neither does a shorter timeout start an election at
+        once, nor do repeated changes put one off for ever.
+        """
+        config = msgspec.structs.replace(self.config, election_ticks=election_ticks, heartbeat_ticks=heartbeat_ticks)
+        config.check()
+        before = self.config.election_ticks
+        self.config = config
+        self._randomized_timeout = election_ticks + (self._randomized_timeout - before) * election_ticks // before
+        self._election_elapsed = self._election_elapsed * election_ticks // before
+        self._hint_countdown = min(self._hint_countdown, election_ticks)
 
     # -- messages --------------------------------------------------------------------------------------------------
 
@@ -292,12 +309,17 @@ class Raft(Election):
     def apply_membership(self, conf: ConfState) -> None:
         """Put a configuration into force, which a committed entry says. Raises `BadConfState`, changing nothing.
 
-        A leader that is no voter any more steps down: what made it so is committed, and it may not stand again.
+        Call it before `applied_to` says that the entry is applied: until then this replica does not stand for election
+        (its majority would be that of the past), and from then on the next change may be proposed.
+
+        A leader that is no voter any more hands over and steps down: what made it so is committed, and it may not
+        stand again.
         """
-        self.tracker.switch(conf, self.log.last_index + 1)
+        self.tracker.switch(conf, self.log.last_index + 1, self._ticks)
         if self.role is not StateRole.LEADER:
             return
         if not self._promotable:
+            self._bequeath()
             self._become_follower(self.term, 0)
             return
         if self._transferee not in conf.voters:
@@ -335,7 +357,7 @@ class Raft(Election):
         wanted = not self.log.matches(index, term)
         if wanted:
             self.log.restore(index, term)
-            self.tracker.switch(conf, index + 1)
+            self.tracker.switch(conf, index + 1, self._ticks)
             self._pending_snapshot = SnapshotMark(index, term, conf)
         else:
             self.log.commit_to(index)

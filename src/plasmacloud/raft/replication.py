@@ -23,6 +23,26 @@ class Replication(Reads):
 
         Raises `NotLeader` and `ProposalRefused`; in both cases nothing was appended.
         """
+        return self._propose(EntryKind.COMMANDS, data)
+
+    def propose_membership(self, data: bytes) -> tuple[int, int]:
+        """Append an entry that changes the membership once it is applied; returns its (term, index).
+
+        One at a time: the next is taken when this one is applied *here*. A new leader first applies everything that
+        it inherited and the entry with which its term began: it cannot know which of it is committed, and a change
+        that builds on a configuration which no majority has confirmed in this term could bring two disjoint majorities
+        about (the gap in Raft's single-server changes that was found in 2015). Raises as `propose` does.
+        """
+        if self.role is StateRole.LEADER and self.membership_pending:
+            raise ProposalRefused(Refusal.MEMBERSHIP)
+        return self._propose(EntryKind.MEMBERSHIP, data)
+
+    @property
+    def membership_pending(self) -> bool:
+        """Whether a membership change has to wait, because one before it is, or may be, not yet in force."""
+        return bool(self.log.memberships) or self.log.applied < self._term_start
+
+    def _propose(self, kind: EntryKind, data: bytes) -> tuple[int, int]:
         if self.role is not StateRole.LEADER:
             raise NotLeader(self.leader_id)
         if self._transferee:
@@ -32,7 +52,7 @@ class Replication(Reads):
         waiting = self._uncommitted_bytes
         if waiting and waiting + len(data) > self.config.max_uncommitted_bytes:
             raise ProposalRefused(Refusal.UNCOMMITTED)
-        return self.term, self._append_own(EntryKind.COMMANDS, data)
+        return self.term, self._append_own(kind, data)
 
     def _append_own(self, kind: EntryKind, data: bytes) -> int:
         index = self.log.last_index + 1

@@ -90,7 +90,11 @@ class Ready(msgspec.Struct, gc=False):
 
 
 class ProgressStatus(msgspec.Struct, frozen=True):
-    """A member as the leader sees it. ``state`` is probe, replicate or snapshot."""
+    """A member as the leader sees it. ``state`` is probe, replicate or snapshot.
+
+    ``last_contact_ticks`` counts since the member was last heard from; if it never was, since it was added or this
+    leader's term began. ``match`` is 0 until the member has acknowledged something to this leader.
+    """
 
     match: int
     next: int
@@ -99,6 +103,7 @@ class ProgressStatus(msgspec.Struct, frozen=True):
     inflight_messages: int
     inflight_bytes: int
     pending_snapshot: int
+    last_contact_ticks: int
 
 
 class Status(msgspec.Struct, frozen=True):

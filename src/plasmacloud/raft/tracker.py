@@ -21,9 +21,9 @@ class Tracker:
         self.votes: dict[int, bool] = {}
         self._incoming: list[Progress] = []
         self._outgoing: list[Progress] = []
-        self.switch(conf, next_index=1)
+        self.switch(conf, next_index=1, tick=0)
 
-    def switch(self, conf: ConfState, next_index: int) -> None:
+    def switch(self, conf: ConfState, next_index: int, tick: int) -> None:
         """Take over a configuration: who stays keeps its progress, who is new starts as a probe at ``next_index``.
 
         New members count as recently active, or a check-quorum right after the change would depose the leader before
@@ -35,15 +35,15 @@ class Tracker:
         for member in sorted(conf.all_members()):
             progress = before.get(member)
             if progress is None:
-                progress = Progress(next_index, *self._window)
+                progress = Progress(next_index, *self._window, tick)
                 progress.recent_active = True
             self.progress[member] = progress
         self._adopt(conf)
 
-    def reset(self, next_index: int) -> None:
+    def reset(self, next_index: int, tick: int) -> None:
         """A new term: nothing is known about anybody."""
         self.votes = {}
-        self.progress = {member: Progress(next_index, *self._window) for member in self.progress}
+        self.progress = {member: Progress(next_index, *self._window, tick) for member in self.progress}
         self._adopt(self.conf)
 
     def _adopt(self, conf: ConfState) -> None:
