@@ -203,6 +203,10 @@ class FaultDisk:
             self.free_bytes += len(inode.data)
         self.step("remove", path)
 
+    def remove_tree(self, path: Path) -> None:
+        for name in [name for name in self.names if name == path or path in name.parents]:
+            self.remove(name)
+
     def sync_directory(self, path: Path) -> None:
         self.step("sync_directory", path)
         self.durable_names = dict(self.names)

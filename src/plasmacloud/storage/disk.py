@@ -15,6 +15,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -75,10 +76,13 @@ class Disk(Protocol):
         """Open an existing file for reading and writing."""
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give a file another name; an existing target is replaced."""
+        """Give a file another name, an existing target is replaced; or a directory one that is free."""
 
     def remove(self, path: Path) -> None:
         """Remove a name."""
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a directory or file with everything in it, in any order; nothing happens when it is not there."""
 
     def sync_directory(self, path: Path) -> None:
         """Make the names in the directory durable."""
@@ -214,6 +218,12 @@ class OsDisk:
 
     def remove(self, path: Path) -> None:
         os.unlink(path)
+
+    def remove_tree(self, path: Path) -> None:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
     def sync_directory(self, path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -39,15 +39,17 @@ import errno
 import os
 import threading
 import time
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 import lmdb
 
 from plasmacloud.base.errors import StorageError
-from plasmacloud.storage.wal_errors import DiskFull, WriteFailed, WrongIdentity
+from plasmacloud.base.units import format_duration
+from plasmacloud.storage.pinned import CRC_BYTES, PAUSE_S, RECORDS_PER_TURN, PinnedState, Sealed, intact, seal
+from plasmacloud.storage.wal_errors import CorruptState, DiskFull, WriteFailed, WrongIdentity
 from plasmacloud.storage.wal_format import Identity
 
 DEFAULT_MAP_BYTES = 64 * 1024 * 1024 * 1024  # address space, not disk space
@@ -56,23 +58,11 @@ _MIN_MAP_BYTES = 1024 * 1024
 _FORMAT_NAME = b"\0format"
 _FORMAT = b"plasmacloud state 1"
 _IDENTITY_NAME = b"\0identity"
-_CRC_BYTES = 4
 _SCAN_RECORDS = 512
 _SCAN_BYTES = 256 * 1024
-_PUTS_PER_TURN = 256
-_PAUSE_S = 50e-6
+DEFAULT_PIN_S = 300.0
+_BUILD_BYTES = 16 * 1024 * 1024
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class CorruptState(StorageError):
-    """The state file is damaged, incomplete, or was not made by PlasmaCloud."""
-
-    def __init__(self, path: Path, what: str) -> None:
-        super().__init__(
-            f"state store {path}: {what}",
-            hint="move this member's whole data directory away, remove the member from the cluster and let it join "
-            "again as a new one; never do that with the last surviving member, restore a backup there",
-        )
 
 
 class StateStore:
@@ -87,6 +77,9 @@ class StateStore:
         self._meta = env.open_db(b"meta")
         self._remap = threading.Lock()  # held while reading, and while the map changes
         self._writer = threading.Lock()
+        self._pin_gate = threading.Lock()  # held to begin a pin, and while the map changes
+        self._pins: dict[PinnedState, float] = {}  # with the age that each may reach
+        self.longest_pin_s = 0.0
         self._failure: StorageError | None = None
         self._closed = False
 
@@ -117,6 +110,29 @@ class StateStore:
         except (lmdb.Error, OSError) as error:
             raise _translate(error, path, "opening") from error
         return store
+
+    @classmethod
+    def build(
+        cls,
+        path: Path,
+        chunks: Iterable[Sequence[Sealed]],
+        meta: Mapping[str, bytes],
+        *,
+        identity: Identity,
+        map_bytes: int = DEFAULT_MAP_BYTES,
+    ) -> None:
+        """Fill a new store with records that come in key order, sealed, and close it; all durable on return. Blocks.
+
+        The named values come last: a store whose filling was cut short has none. Raises `StorageError`, and whatever
+        ``chunks`` raises.
+        """
+        store = cls.open(path, map_bytes=map_bytes, identity=identity)
+        try:
+            for chunk in _batches(chunks, _BUILD_BYTES):
+                store._load(chunk)
+            store.commit((), (), meta)
+        finally:
+            store.close()
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -166,6 +182,28 @@ class StateStore:
         with self._remap, self._env.begin() as txn:
             return txn.stat(self._kv)["entries"]
 
+    @contextmanager
+    def pin(self, *, max_age_s: float = DEFAULT_PIN_S) -> Iterator[PinnedState]:
+        """Hold the state of the last finished commit still, to read all of it while commits go on. Any thread.
+
+        The first commit after ``max_age_s`` ends it (`PinLost`), so that a reader that is stuck does not make the file
+        grow for ever. ``longest_pin_s`` tells how long the longest one so far lived.
+        """
+        try:
+            with self._pin_gate, self._remap:
+                pinned = PinnedState(self.path, self._env.begin(), self._kv, self._meta)
+                self._pins[pinned] = max_age_s
+        except lmdb.Error as error:
+            raise _translate(error, self.path, "reading") from error
+        try:
+            yield pinned
+        except lmdb.Error as error:
+            raise _translate(error, self.path, "reading") from error
+        finally:
+            pinned.let_go("the pin was released")
+            self._pins.pop(pinned, None)
+            self.longest_pin_s = max(self.longest_pin_s, pinned.age_s)
+
     # --- writing ------------------------------------------------------------------------------------------------
 
     def commit(self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes], meta: Mapping[str, bytes]) -> None:
@@ -179,6 +217,7 @@ class StateStore:
                 raise self._failure
             if self._closed:
                 raise StorageError(f"state store {self.path} is closed")
+            self._end_old_pins()
             try:
                 while not self._try_commit(puts, deletes, meta):
                     self._grow()
@@ -192,9 +231,10 @@ class StateStore:
 
     def close(self) -> None:
         """Close the file after a running commit ended; idempotent."""
-        with self._writer, self._remap:
+        with self._writer, self._pin_gate, self._remap:
             if not self._closed:
                 self._closed = True
+                self._let_go_of_pins("the store was closed")
                 self._env.close()
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -207,16 +247,41 @@ class StateStore:
         try:
             with self._env.begin(write=True) as txn:
                 delete, put = txn.delete, txn.put
-                for start in range(0, len(deletes), _PUTS_PER_TURN):
-                    for key in deletes[start : start + _PUTS_PER_TURN]:
+                for start in range(0, len(deletes), RECORDS_PER_TURN):
+                    for key in deletes[start : start + RECORDS_PER_TURN]:
                         delete(key, b"", kv)
-                    time.sleep(_PAUSE_S)
-                for start in range(0, len(puts), _PUTS_PER_TURN):
-                    for key, value in puts[start : start + _PUTS_PER_TURN]:
-                        put(key, _wrap(key, value), True, True, False, kv)
-                    time.sleep(_PAUSE_S)  # without it the event loop may wait 5 ms for the interpreter lock
+                    time.sleep(PAUSE_S)
+                for start in range(0, len(puts), RECORDS_PER_TURN):
+                    for key, value in puts[start : start + RECORDS_PER_TURN]:
+                        put(key, seal(key, value), True, True, False, kv)
+                    time.sleep(PAUSE_S)  # without it the event loop may wait 5 ms for the interpreter lock
                 for name, value in meta.items():
-                    put(name.encode(), _wrap(name.encode(), value), db=self._meta)
+                    put(name.encode(), seal(name.encode(), value), db=self._meta)
+        except lmdb.MapFullError:
+            return False
+        return True
+
+    def _load(self, chunk: Sequence[Sealed]) -> None:
+        """One commit of sealed records that follow everything in the store."""
+        with self._writer:
+            try:
+                while not self._try_load(chunk):
+                    self._grow()
+            except (lmdb.Error, OSError) as error:
+                if _errno(error) == errno.EIO and not self._has_room(chunk):
+                    raise _disk_full(f"filling state store {self.path} failed: {error}") from error
+                raise _translate(error, self.path, "filling") from error
+
+    def _try_load(self, chunk: Sequence[Sealed]) -> bool:
+        kv = self._kv
+        try:
+            with self._env.begin(write=True) as txn:
+                put = txn.put
+                for start in range(0, len(chunk), RECORDS_PER_TURN):
+                    for key, sealed in chunk[start : start + RECORDS_PER_TURN]:
+                        if not put(key, sealed, False, False, True, kv):
+                            raise CorruptState(self.path, f"the record {key!r} comes out of order")
+                    time.sleep(PAUSE_S)
         except lmdb.MapFullError:
             return False
         return True
@@ -233,8 +298,19 @@ class StateStore:
             os.close(fd)
         return True
 
+    def _end_old_pins(self) -> None:
+        for pinned, max_age_s in list(self._pins.items()):
+            if pinned.age_s > max_age_s:
+                pinned.let_go(f"it may take {format_duration(max_age_s)}, and commits need the space")
+
+    def _let_go_of_pins(self, why: str) -> None:
+        """The map is about to move: nobody may be reading from it."""
+        for pinned in list(self._pins):
+            pinned.let_go(why)
+
     def _grow(self) -> None:
-        with self._remap:
+        with self._pin_gate, self._remap:
+            self._let_go_of_pins("the store had to grow")
             self._env.set_mapsize(self._env.info()["map_size"] * 2)
 
     def _read(self, key: bytes, db: "lmdb._Database") -> bytes | None:
@@ -274,10 +350,9 @@ class StateStore:
         return found
 
     def _unwrap(self, key: bytes, raw: bytes) -> bytes:
-        value = raw[:-_CRC_BYTES]
-        if len(raw) < _CRC_BYTES or zlib.crc32(value, zlib.crc32(key)).to_bytes(4, "little") != raw[-_CRC_BYTES:]:
+        if not intact(key, raw):
             raise CorruptState(self.path, f"the record {key!r} has a wrong checksum")
-        return value
+        return raw[:-CRC_BYTES]
 
     def _check_owner(self, fresh: bool, identity: Identity | None) -> None:
         """A new store gets its marks; an old one must have them."""
@@ -296,8 +371,18 @@ class StateStore:
             )
 
 
-def _wrap(key: bytes, value: bytes) -> bytes:
-    return value + zlib.crc32(value, zlib.crc32(key)).to_bytes(4, "little")
+def _batches(chunks: Iterable[Sequence[Sealed]], size_bytes: int) -> Iterator[list[Sealed]]:
+    """Small chunks together, so that each commit is worth its sync."""
+    batch: list[Sealed] = []
+    found_bytes = 0
+    for chunk in chunks:
+        batch += chunk
+        found_bytes += sum([len(key) + len(sealed) for key, sealed in chunk])
+        if found_bytes >= size_bytes:
+            yield batch
+            batch, found_bytes = [], 0
+    if batch:
+        yield batch
 
 
 def _open_env(path: Path, map_bytes: int) -> lmdb.Environment:
@@ -359,3 +444,6 @@ def _translate(error: Exception, path: Path, action: str) -> StorageError:
     if _errno(error) in _FULL:
         return _disk_full(reason)
     return WriteFailed(reason, hint="check the disk and the kernel log")
+
+
+__all__ = ["DEFAULT_MAP_BYTES", "DEFAULT_PIN_S", "MAX_KEY_BYTES", "CorruptState", "StateStore"]

@@ -151,6 +151,11 @@ class Wal:
         """The last index that is known to be on disk."""
         return self._index.located_last
 
+    @property
+    def durable_mark(self) -> int:
+        """Index of the newest log mark that is known to be on disk."""
+        return self._durable_mark
+
     def first_index(self) -> int:
         """The first index that can be read."""
         return self._index.base_index + 1

@@ -1,6 +1,7 @@
 """What can go wrong with a data directory, each as a class that says what is known and what to do."""
 
 import errno
+from pathlib import Path
 
 from plasmacloud.base.errors import ConfigError, StorageError
 
@@ -31,6 +32,17 @@ class CorruptLog(StorageError):
         self.file = file
         self.offset = offset
         self.what = what
+
+
+class CorruptState(StorageError):
+    """The state file is damaged, incomplete, or was not made by PlasmaCloud."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(
+            f"state store {path}: {what}",
+            hint="move this member's whole data directory away, remove the member from the cluster and let it join "
+            "again as a new one; never do that with the last surviving member, restore a backup there",
+        )
 
 
 class WriteFailed(StorageError):

@@ -100,8 +100,19 @@ def list_segments(disk: Disk, directory: Path) -> list[int]:
     return numbers
 
 
-def recover(disk: Disk, directory: Path, numbers: list[int], identity: Identity, window_bytes: int) -> Recovered:
-    """Replay the segments; cut a torn end. Raises `CorruptLog`, `WrongIdentity` or `UnsupportedFormat`."""
+def recover(
+    disk: Disk,
+    directory: Path,
+    numbers: list[int],
+    identity: Identity | None,
+    window_bytes: int,
+    *,
+    repair: bool = True,
+) -> Recovered:
+    """Replay the segments; cut a torn end. Raises `CorruptLog`, `WrongIdentity` or `UnsupportedFormat`.
+
+    Without an identity, that of the oldest segment is taken. Without ``repair`` a torn end stays on the disk as it is.
+    """
     assert numbers
     replay: _Replay | None = None
     for number in numbers:
@@ -113,10 +124,11 @@ def recover(disk: Disk, directory: Path, numbers: list[int], identity: Identity,
         try:
             data = file.pread(file.size_bytes(), 0)
             header = _read_header(path, data, number, identity)
+            identity = header.identity
             if replay is None:
                 replay = _Replay(header, window_bytes)
             replay.segment(path, data, header, newest=number == numbers[-1])
-            if replay.report.torn is not None:
+            if repair and replay.report.torn is not None:
                 _zero(file, replay.tail_offset, len(data))
         except OSError as error:
             raise write_error(f"reading or repairing {path}", error) from error
@@ -126,7 +138,7 @@ def recover(disk: Disk, directory: Path, numbers: list[int], identity: Identity,
     return replay.finish(directory)
 
 
-def _read_header(path: Path, data: bytes, number: int, identity: Identity) -> SegmentHeader:
+def _read_header(path: Path, data: bytes, number: int, identity: Identity | None) -> SegmentHeader:
     try:
         version, header = decode_segment_header(data[: SEGMENT_HEADER_BYTES + MAX_CONF_BYTES])
     except BadBytes as error:
@@ -136,7 +148,7 @@ def _read_header(path: Path, data: bytes, number: int, identity: Identity) -> Se
             f"{path} has log format {version}, which this version of PlasmaCloud cannot read",
             hint="start the version that wrote it, or a newer one",
         )
-    if header.identity != identity:
+    if identity is not None and header.identity != identity:
         raise WrongIdentity(
             f"data directory {path.parent} belongs to cluster {header.identity.cluster_id:x}, "
             f"member {header.identity.member_id:x}, not to cluster {identity.cluster_id:x}, "
