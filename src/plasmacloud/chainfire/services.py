@@ -6,16 +6,17 @@ What this version does not do is answered with UNIMPLEMENTED by name, never with
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
-
-from google.protobuf.message import DecodeError, Message
+from typing import Protocol
 
 from plasmacloud import __version__
+from plasmacloud.chainfire.cluster_services import parse
 from plasmacloud.chainfire.commands import CommandKind
-from plasmacloud.chainfire.members import Member
-from plasmacloud.chainfire.mvcc.refusals import not_a_message
+from plasmacloud.chainfire.linearizable import LinearizableRead
+from plasmacloud.chainfire.mvcc.hashing import StateHash
+from plasmacloud.chainfire.mvcc.refusals import COMPACTED
 from plasmacloud.chainfire.mvcc.store import MvccStore
 from plasmacloud.chainfire.replica import Replica
+from plasmacloud.chainfire.state_machine import StateMachine
 from plasmacloud.chainfire.validate import (
     RpcRefusal,
     is_read_only,
@@ -24,11 +25,10 @@ from plasmacloud.chainfire.validate import (
     validate_txn,
     validate_write,
 )
+from plasmacloud.raft.raft import Raft
 from plasmacloud.rpc.proto import rpc_pb2
 from plasmacloud.rpc.service import ServiceTable, UnaryCall
 from plasmacloud.rpc.status import RpcError, StatusCode
-
-M = TypeVar("M", bound=Message)
 
 API_VERSION = "3.5.0"
 """The etcd release whose API this is: clients choose features by it."""
@@ -36,31 +36,6 @@ API_VERSION = "3.5.0"
 NOT_LEADER = RpcError(StatusCode.FAILED_PRECONDITION, "etcdserver: not leader")
 BAD_TRANSFEREE = RpcError(StatusCode.FAILED_PRECONDITION, "etcdserver: bad leader transferee")
 TRANSFER_TIMED_OUT = RpcError(StatusCode.UNAVAILABLE, "etcdserver: request timed out, leader transfer took too long")
-
-
-class LinearizableRead:
-    """A read that waits for its read index; ``serve`` then answers the call from the local state."""
-
-    __slots__ = ("_call", "_serve")
-
-    def __init__(self, call: UnaryCall, serve: Callable[[], None]) -> None:
-        self._call = call
-        self._serve = serve
-
-    def run(self) -> None:
-        """The local state is new enough."""
-        if self._call.done:
-            return
-        try:
-            self._serve()
-        except RpcRefusal as refusal:
-            self._call.fail(refusal.code, refusal.message)
-        except Exception as error:  # noqa: BLE001 - the one call fails, the replica goes on
-            self._call.fail_with(error)
-
-    def fail(self, code: StatusCode, message: str) -> None:
-        """No quorum confirmed the read in time."""
-        self._call.fail(code, message)
 
 
 class KvService:
@@ -139,58 +114,63 @@ class KvService:
         self._loop.call_soon(go_on)
 
 
-class ClusterService:
-    """``etcdserverpb.Cluster`` and ``etcdserverpb.Maintenance``."""
+class MaintenanceHost(Protocol):
+    """What `MaintenanceService` needs of the replica."""
 
-    def __init__(self, replica: Replica, *, size_bytes: Callable[[], tuple[int, int]]) -> None:
+    @property
+    def member_id(self) -> int: ...
+
+    @property
+    def machine(self) -> StateMachine: ...
+
+    @property
+    def raft(self) -> Raft: ...
+
+    @property
+    def is_leader(self) -> bool: ...
+
+    async def hand_over(self, target: int, timeout: float) -> bool:
+        """Transfer leadership; True when another member leads before the timeout (seconds)."""
+
+
+class MaintenanceService:
+    """``etcdserverpb.Maintenance``."""
+
+    def __init__(
+        self, host: MaintenanceHost, *, size_bytes: Callable[[], tuple[int, int]], hand_over_timeout_s: float
+    ) -> None:
         """``size_bytes`` tells the bytes allocated for the applied state, and those in use."""
-        self._replica = replica
+        self._host = host
         self._size_bytes = size_bytes
+        self._hand_over_timeout_s = hand_over_timeout_s
 
     def register(self, table: ServiceTable) -> None:
-        """Serve the calls of these services."""
-        table.unary("/etcdserverpb.Cluster/MemberList", self._member_list)
+        """Serve the calls of this service."""
         table.unary("/etcdserverpb.Maintenance/Status", self._status)
         table.unary("/etcdserverpb.Maintenance/Alarm", self._alarm)
+        table.unary_async("/etcdserverpb.Maintenance/Hash", self._hash)
+        table.unary_async("/etcdserverpb.Maintenance/HashKV", self._hash_kv)
         table.unary_async("/etcdserverpb.Maintenance/MoveLeader", self._move_leader)
-        for service, method, what in (
-            ("Cluster", "MemberAdd", "membership changes"),
-            ("Cluster", "MemberRemove", "membership changes"),
-            ("Cluster", "MemberUpdate", "membership changes"),
-            ("Cluster", "MemberPromote", "membership changes"),
-            ("Maintenance", "Defragment", "defragmentations"),
-            ("Maintenance", "Hash", "state hashes"),
-            ("Maintenance", "HashKV", "state hashes"),
-            ("Maintenance", "Snapshot", "snapshots"),
-        ):
-            table.unary(f"/etcdserverpb.{service}/{method}", partial(_unimplemented, what))
+        for method, what in (("Defragment", "defragmentations"), ("Snapshot", "snapshots")):
+            table.unary(f"/etcdserverpb.Maintenance/{method}", partial(_unimplemented, what))
 
     def _header(self) -> rpc_pb2.ResponseHeader:
-        replica = self._replica
+        host = self._host
         return rpc_pb2.ResponseHeader(
-            cluster_id=replica.config.cluster.cluster_id,
-            member_id=replica.member_id,
-            revision=replica.machine.store.revision,
-            raft_term=replica.raft.term,
+            cluster_id=host.machine.cluster.cluster_id,
+            member_id=host.member_id,
+            revision=host.machine.store.revision,
+            raft_term=host.raft.term,
         )
 
-    def _member_list(self, call: UnaryCall, body: bytes) -> None:
-        request = _parse(rpc_pb2.MemberListRequest, body)
-
-        def serve() -> None:
-            members = [_member_message(member) for member in self._replica.members()]
-            reply = rpc_pb2.MemberListResponse(header=self._header(), members=members)
-            call.reply(reply.SerializeToString())
-
-        if request.linearizable:
-            self._replica.read(LinearizableRead(call, serve))
-        else:
-            serve()
-
     def _status(self, call: UnaryCall, body: bytes) -> None:
-        _parse(rpc_pb2.StatusRequest, body)
-        raft = self._replica.raft
+        parse(rpc_pb2.StatusRequest, body)
+        host, raft = self._host, self._host.raft
         allocated, in_use = self._size_bytes()
+        member = host.machine.cluster.get(host.member_id)
+        errors = [] if raft.leader_id else ["etcdserver: no leader"]
+        if member is None:
+            errors.append("chainfire: not a member of the cluster")
         reply = rpc_pb2.StatusResponse(
             header=self._header(),
             version=f"{API_VERSION}+chainfire.{__version__}",
@@ -199,49 +179,67 @@ class ClusterService:
             leader=raft.leader_id,
             raftIndex=raft.commit,
             raftTerm=raft.term,
-            raftAppliedIndex=self._replica.machine.applied_index,
-            errors=[] if raft.leader_id else ["etcdserver: no leader"],
-            isLearner=not raft.conf.is_voter(self._replica.member_id),
+            raftAppliedIndex=host.machine.applied_index,
+            errors=errors,
+            isLearner=member is not None and member.is_learner,
         )
         call.reply(reply.SerializeToString())
 
     def _alarm(self, call: UnaryCall, body: bytes) -> None:
         """This version raises no alarms: there are none to list or to clear. Raising one by hand is not supported."""
-        request = _parse(rpc_pb2.AlarmRequest, body)
+        request = parse(rpc_pb2.AlarmRequest, body)
         if request.action == rpc_pb2.AlarmRequest.ACTIVATE:
             _unimplemented("raising alarms", call, body)
             return
         call.reply(rpc_pb2.AlarmResponse(header=self._header()).SerializeToString())
 
+    async def _hash(self, call: UnaryCall, body: bytes) -> bytes:
+        """In etcd a hash of the database file. Here, where files differ between members, one of what they agree on."""
+        parse(rpc_pb2.HashRequest, body)
+        header = self._header()
+        whole = await self._compute_hash(0)
+        return rpc_pb2.HashResponse(header=header, hash=_uint32(whole)).SerializeToString()
+
+    async def _hash_kv(self, call: UnaryCall, body: bytes) -> bytes:
+        """Equal on all members at the same revision; not etcd's number."""
+        revision = parse(rpc_pb2.HashKVRequest, body).revision
+        header = self._header()
+        if 0 < revision <= self._host.machine.store.compact_revision:
+            raise RpcError(COMPACTED.code, COMPACTED.message)
+        whole = await self._compute_hash(max(0, revision))
+        reply = rpc_pb2.HashKVResponse(header=header, hash=_uint32(whole), compact_revision=whole.compact_revision)
+        return reply.SerializeToString()
+
+    async def _compute_hash(self, revision: int) -> StateHash:
+        """In slices, between which everything else goes on."""
+        try:
+            whole = StateHash(self._host.machine.store, revision)
+        except RpcRefusal as refusal:
+            raise RpcError(refusal.code, refusal.message) from None
+        try:
+            done = whole.step()
+            while not done:
+                await asyncio.sleep(0)
+                done = whole.step()
+        finally:
+            whole.close()
+        return whole
+
     async def _move_leader(self, call: UnaryCall, body: bytes) -> bytes:
-        request = _parse(rpc_pb2.MoveLeaderRequest, body)
-        replica = self._replica
-        if not replica.is_leader:
+        request = parse(rpc_pb2.MoveLeaderRequest, body)
+        host = self._host
+        if not host.is_leader:
             raise NOT_LEADER
-        if request.targetID not in replica.raft.conf.voters:
+        if request.targetID not in host.raft.conf.voters:
             raise BAD_TRANSFEREE
-        already_there = request.targetID == replica.member_id
-        if not already_there and not await replica.hand_over(request.targetID, 2 * replica.config.election_timeout_s):
+        already_there = request.targetID == host.member_id
+        if not already_there and not await host.hand_over(request.targetID, self._hand_over_timeout_s):
             raise TRANSFER_TIMED_OUT
         return rpc_pb2.MoveLeaderResponse(header=self._header()).SerializeToString()
 
 
-def _member_message(member: Member) -> rpc_pb2.Member:
-    return rpc_pb2.Member(
-        ID=member.id,
-        name=member.name if member.client_urls else "",  # as in etcd: a member that never started has no name
-        peerURLs=[member.peer.url],
-        clientURLs=member.client_urls,
-        isLearner=member.is_learner,
-    )
-
-
-def _parse(kind: type[M], body: bytes) -> M:
-    try:
-        return kind.FromString(body)
-    except DecodeError:
-        refusal = not_a_message(kind.__name__)
-        raise RpcError(refusal.code, refusal.message) from None
+def _uint32(whole: StateHash) -> int:
+    return int.from_bytes(whole.digest()[:4], "big")
 
 
 def _unimplemented(what: str, call: UnaryCall, _body: bytes) -> None:

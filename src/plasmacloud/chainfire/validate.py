@@ -9,6 +9,9 @@ from collections.abc import Iterable
 
 from google.protobuf.message import DecodeError
 
+from plasmacloud.base.address import Address, parse_address
+from plasmacloud.base.errors import ConfigError
+from plasmacloud.chainfire.cluster_state import BAD_MEMBER_URLS
 from plasmacloud.chainfire.commands import CommandKind
 from plasmacloud.chainfire.mvcc.encoding import varint
 from plasmacloud.chainfire.mvcc.refusals import (
@@ -52,6 +55,7 @@ __all__ = [
     "is_serializable",
     "validate_compaction",
     "validate_delete_range",
+    "validate_peer_urls",
     "validate_put",
     "validate_range",
     "validate_txn",
@@ -127,6 +131,26 @@ def validate_write(kind: CommandKind, body: bytes) -> Request:
         return validate_txn(body)
     assert kind is CommandKind.COMPACT
     return validate_compaction(body)
+
+
+def validate_peer_urls(urls: Iterable[str]) -> tuple[Address, ...]:
+    """The addresses of a member, each once. Raises `RpcRefusal`.
+
+    As in etcd a URL has a scheme, a host, a port and nothing behind it. Members talk to each other over plain TCP, so
+    ``http`` is the only scheme; etcd also takes ``https`` and ``unix``.
+    """
+    addresses: list[Address] = []
+    for url in urls:
+        text = url.strip()
+        if not text.lower().startswith("http://") or text.endswith("/") or "@" in text:
+            raise BAD_MEMBER_URLS
+        try:
+            addresses.append(parse_address(text[len("http://") :], what="peer URL"))
+        except ConfigError:
+            raise BAD_MEMBER_URLS from None
+    if not addresses:
+        raise BAD_MEMBER_URLS
+    return tuple(dict.fromkeys(addresses))
 
 
 def check_size(body: bytes) -> None:
