@@ -18,44 +18,20 @@ if TYPE_CHECKING:
 
 @click.group(
     cls=LazyGroup,
-    lazy={"serve": Lazy("plasmacloud.cli.serve:serve", "Run one node of the store.")},
-    epilog=examples("plasma chainfire status", "plasma chainfire members", "plasma chainfire move-leader n2"),
+    lazy={
+        "serve": Lazy("plasmacloud.cli.serve:serve", "Run one node of the store."),
+        "members": Lazy("plasmacloud.cli.members:members", "List the members and how far each one is."),
+        "member": Lazy("plasmacloud.cli.members:member", "Add, remove, move and promote members."),
+    },
+    epilog=examples(
+        "plasma chainfire status",
+        "plasma chainfire members",
+        "plasma chainfire member add n4 10.0.0.4:2380",
+        "plasma chainfire move-leader n2",
+    ),
 )
 def chainfire() -> None:
     """Run and look after the key-value store. Looking after works with etcd as well."""
-
-
-@chainfire.command(epilog=examples("plasma chainfire members", "plasma chainfire members -o json"))
-@cluster_command
-def members(settings: Settings) -> None:
-    """List the members of the cluster, as its majority knows them."""
-    result = settings.run(lambda client: client.member_list())
-    if settings.output != "table":
-        emit([_member(member) for member in result.members], settings.output)
-        return
-    table(
-        ["ID", "NAME", "ROLE", "PEERS", "CLIENTS"],
-        [
-            [
-                hex_id(member.id),
-                member.name or "(never started)",
-                "learner" if member.is_learner else "voter",
-                ",".join(member.peer_urls),
-                ",".join(member.client_urls) or "-",
-            ]
-            for member in result.members
-        ],
-    )
-
-
-def _member(member: "Member") -> dict[str, Any]:
-    return {
-        "id": hex_id(member.id),
-        "name": member.name,
-        "is_learner": member.is_learner,
-        "peer_urls": list(member.peer_urls),
-        "client_urls": list(member.client_urls),
-    }
 
 
 @chainfire.command(
@@ -203,14 +179,11 @@ def move_leader(settings: Settings, target: str) -> None:
 
 async def _move_leader(client: "Client", target: str) -> tuple[int, int]:
     """(old, new) leader IDs."""
+    from plasmacloud.cli.members import pick
     from plasmacloud.client import ClientError, Unavailable
 
     found = (await client.member_list()).members
-    chosen = [member for member in found if target in (member.name, hex_id(member.id))]
-    if len(chosen) != 1:
-        names = ", ".join(f"{member.name} ({hex_id(member.id)})" for member in found)
-        problem = "more than one member is called" if chosen else "there is no member"
-        raise click.UsageError(f"{problem} {target!r}; the members are {names}")
+    chosen = pick(list(found), target)
     places = {url.partition("://")[2] or url for member in found for url in member.client_urls}
     for endpoint in (*client.endpoints, *sorted(places - set(client.endpoints))):
         try:
@@ -219,7 +192,7 @@ async def _move_leader(client: "Client", target: str) -> tuple[int, int]:
             continue
         if not said.is_leader:
             continue
-        if said.leader != chosen[0].id:
-            await client.move_leader(chosen[0].id, endpoint)
-        return said.leader, chosen[0].id
+        if said.leader != chosen.id:
+            await client.move_leader(chosen.id, endpoint)
+        return said.leader, chosen.id
     raise Unavailable("no leader among the members that answer", hint="see `plasma chainfire status --all`")

@@ -14,7 +14,7 @@ import asyncio
 import os
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
@@ -128,6 +128,23 @@ class Caller:
         if not self.policy.enabled:
             return await self._call_once(request, self.pool.order(self._now())[0])
         return await self._call_persistently(request)
+
+    async def stream(self, path: str, body: bytes, endpoint: Endpoint, timeout: float) -> AsyncIterator[bytes]:
+        """The messages that one endpoint answers with, to a request that only reads. Raises `ClientError`.
+
+        ``timeout``: seconds for connecting, and for each message.
+        """
+        if endpoint not in self._links:
+            self._links[endpoint] = Link(endpoint, connect_timeout=self.policy.connect_timeout)
+        try:
+            async for message in self._links[endpoint].stream(path, body, timeout=timeout):
+                yield message
+        except RpcError as error:
+            attempts = (Attempt(str(endpoint), _problem(error, endpoint)),)
+            text = f"{endpoint}: {attempts[0].problem}"
+            if judge(error, Effect.READ) is Verdict.REFUSED:
+                raise RequestRefused(text, code=error.code, reason=error.message, attempts=attempts) from error
+            raise Unavailable(text, attempts=attempts) from error
 
     async def _call_once(self, request: _Request, endpoint: Endpoint) -> bytes:
         outcome = await self._attempt(request, endpoint, share=request.timeout)

@@ -15,10 +15,11 @@ import msgspec
 from plasmacloud.client import ops, types
 from plasmacloud.client.calls import Caller, RetryPolicy
 from plasmacloud.client.endpoints import parse_endpoint
+from plasmacloud.client.errors import ClientError
 from plasmacloud.client.keys import FIRST_KEY, TO_THE_END, Key, after, key_range
 from plasmacloud.client.ops import Order, SortBy, Txn
 from plasmacloud.client.outcome import Effect
-from plasmacloud.rpc.proto import health_pb2, rpc_pb2
+from plasmacloud.rpc.proto import admin_pb2, health_pb2, rpc_pb2
 
 DEFAULT_TIMEOUT_S = 5.0
 
@@ -28,9 +29,17 @@ _DELETE_RANGE = "/etcdserverpb.KV/DeleteRange"
 _TXN = "/etcdserverpb.KV/Txn"
 _COMPACT = "/etcdserverpb.KV/Compact"
 _MEMBER_LIST = "/etcdserverpb.Cluster/MemberList"
+_MEMBER_ADD = "/etcdserverpb.Cluster/MemberAdd"
+_MEMBER_REMOVE = "/etcdserverpb.Cluster/MemberRemove"
+_MEMBER_UPDATE = "/etcdserverpb.Cluster/MemberUpdate"
+_MEMBER_PROMOTE = "/etcdserverpb.Cluster/MemberPromote"
 _STATUS = "/etcdserverpb.Maintenance/Status"
 _ALARM = "/etcdserverpb.Maintenance/Alarm"
 _MOVE_LEADER = "/etcdserverpb.Maintenance/MoveLeader"
+_HASH_KV = "/etcdserverpb.Maintenance/HashKV"
+_SNAPSHOT = "/etcdserverpb.Maintenance/Snapshot"
+_ADMIN_MEMBERS = "/plasmacloud.chainfire.v1.Admin/Members"
+_ADMIN_ADD_MEMBER = "/plasmacloud.chainfire.v1.Admin/AddMember"
 _HEALTH = "/grpc.health.v1.Health/Check"
 
 
@@ -224,6 +233,80 @@ class Client:
         body = await self._read(_MEMBER_LIST, data, timeout, require_leader=linearizable)
         return types.member_list(rpc_pb2.MemberListResponse.FromString(body))
 
+    async def member_add(
+        self, peer_urls: Sequence[str], *, learner: bool = False, timeout: float | None = None
+    ) -> types.MemberAdded:
+        """Add a member. ChainFire adds a learner in any case; unless ``learner``, it is promoted when it caught up.
+
+        etcd adds a voter at once, which counts in the quorum from then on, whether or not it is ever started.
+        """
+        data = rpc_pb2.MemberAddRequest(peerURLs=peer_urls, isLearner=learner).SerializeToString()
+        body = await self._write(_MEMBER_ADD, data, timeout)
+        return types.member_added(rpc_pb2.MemberAddResponse.FromString(body))
+
+    async def member_remove(self, member_id: int, *, timeout: float | None = None) -> types.MemberList:
+        """Remove a member for good; returns the others."""
+        data = rpc_pb2.MemberRemoveRequest(ID=member_id).SerializeToString()
+        return _members_left(await self._write(_MEMBER_REMOVE, data, timeout))
+
+    async def member_update(
+        self, member_id: int, peer_urls: Sequence[str], *, timeout: float | None = None
+    ) -> types.MemberList:
+        """Tell the others where a member is reached from now on; returns all members."""
+        data = rpc_pb2.MemberUpdateRequest(ID=member_id, peerURLs=peer_urls).SerializeToString()
+        return _members_left(await self._write(_MEMBER_UPDATE, data, timeout))
+
+    async def member_promote(self, member_id: int, *, timeout: float | None = None) -> types.MemberList:
+        """Make a learner a voter; refused while it lags. Returns all members."""
+        data = rpc_pb2.MemberPromoteRequest(ID=member_id).SerializeToString()
+        return _members_left(await self._write(_MEMBER_PROMOTE, data, timeout))
+
+    async def add_member(
+        self,
+        peer_urls: Sequence[str],
+        *,
+        name: str = "",
+        learner: bool = False,
+        replaces: int = 0,
+        timeout: float | None = None,
+    ) -> types.MemberProgress:
+        """ChainFire only: `member_add` with a name, and with the member whose place the new one takes, if any."""
+        request = admin_pb2.AddMemberRequest(peer_urls=peer_urls, name=name, learner=learner, replaces=replaces)
+        body = await self._write(_ADMIN_ADD_MEMBER, request.SerializeToString(), timeout)
+        return types.member_progress(admin_pb2.AddMemberResponse.FromString(body).member)
+
+    async def cluster_view(self, endpoint: str | None = None, *, timeout: float | None = None) -> types.ClusterView:
+        """ChainFire only: the members and how far each one is.
+
+        As the leader sees it where it can be asked, else as whoever answers does. With ``endpoint``: asked there only.
+        etcd refuses with UNIMPLEMENTED.
+        """
+        if endpoint is not None:
+            body = await self._ask(endpoint, _ADMIN_MEMBERS, b"", timeout)
+            return types.cluster_view(admin_pb2.MembersResponse.FromString(body))
+        body = await self._read(_ADMIN_MEMBERS, b"", timeout, require_leader=False)
+        seen = types.cluster_view(admin_pb2.MembersResponse.FromString(body))
+        if seen.from_leader:
+            return seen
+        for url in (url for member in seen.members if member.id == seen.leader_id for url in member.client_urls):
+            try:
+                return await self.cluster_view(url, timeout=timeout)
+            except ClientError:
+                continue
+        return seen
+
+    async def hash_kv(self, endpoint: str, *, revision: int = 0, timeout: float | None = None) -> types.HashKv:
+        """One member's hash of all keys as of ``revision`` (0: its newest). Compare it with the other members'."""
+        data = rpc_pb2.HashKVRequest(revision=revision).SerializeToString()
+        answer = rpc_pb2.HashKVResponse.FromString(await self._ask(endpoint, _HASH_KV, data, timeout))
+        return types.HashKv(types.header(answer.header), answer.hash, answer.compact_revision)
+
+    async def snapshot(self, endpoint: str, *, timeout: float | None = None) -> AsyncIterator[types.SnapshotChunk]:
+        """A snapshot of one member, chunk by chunk. ``timeout`` is for connecting and for each chunk."""
+        async for body in self._caller.stream(_SNAPSHOT, b"", parse_endpoint(endpoint), self._seconds(timeout)):
+            chunk = rpc_pb2.SnapshotResponse.FromString(body)
+            yield types.SnapshotChunk(chunk.remaining_bytes, chunk.blob)
+
     async def status(self, endpoint: str, *, timeout: float | None = None) -> types.Status:
         """One member's own view. Asked once, there and nowhere else."""
         body = await self._ask(endpoint, _STATUS, b"", timeout)
@@ -283,3 +366,8 @@ class Client:
 
     def _seconds(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else timeout
+
+
+def _members_left(body: bytes) -> types.MemberList:
+    """The replies to removals, updates and promotions are the same message: a header and the members."""
+    return types.member_list(rpc_pb2.MemberListResponse.FromString(body))

@@ -8,6 +8,7 @@ connecting that nobody is there, and that it was not executed.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from plasmacloud.client.endpoints import Endpoint
 from plasmacloud.rpc.channel import Channel
@@ -64,6 +65,33 @@ class Link:
             elif error.executed is Execution.UNKNOWN and wire.heard_at < began:
                 self._retire(wire)
             raise
+        finally:
+            wire.calls -= 1
+            if wire.retired and wire.calls == 0:
+                self._close_soon(wire)
+
+    async def stream(self, path: str, body: bytes, *, timeout: float) -> AsyncIterator[bytes]:
+        """One call that is answered by many messages; ``timeout`` seconds for each. Raises `RpcError`."""
+        wire = self._wire
+        wire.calls += 1
+        try:
+            if not wire.channel.connected:
+                await wire.channel.connect(timeout)
+            async with wire.channel.stream(path) as call:
+                await call.send(body)
+                call.done_sending()
+                while True:
+                    try:
+                        message = await asyncio.wait_for(anext(call), timeout)
+                    except StopAsyncIteration:
+                        return
+                    except TimeoutError:
+                        raise RpcError(
+                            StatusCode.DEADLINE_EXCEEDED,
+                            "silent in the middle of an answer",
+                            executed=Execution.UNKNOWN,
+                        ) from None
+                    yield message
         finally:
             wire.calls -= 1
             if wire.retired and wire.calls == 0:

@@ -27,6 +27,8 @@ follows from where it can be sent. In etcd 3.4 to 3.6:
 - Codes that describe the request (invalid argument, not found, failed precondition, out of range, permission denied …)
   are sent by admission, or by application in place of the change, and a transaction is checked whole before its first
   operation: refused, nothing changed. *corrupt cluster* likewise replaces the application.
+- *not enough started members* is sent by the check before a membership change is proposed, with the code UNKNOWN, which
+  is not what etcd's own table of errors says: refused, nothing changed.
 - Every other status (internal, unknown, cancelled, deadline exceeded, resource exhausted because the answer is too
   large to send, an UNAVAILABLE in words nobody knows) can be produced after the write was proposed: unknown.
 
@@ -81,6 +83,7 @@ RULES = (
     Rule("raft: stopped", True, Verdict.UNKNOWN),
     Rule("etcdserver: mvcc: database space exceeded", True, Verdict.UNKNOWN),
     Rule("etcdserver: corrupt cluster", True, Verdict.REFUSED),
+    Rule("etcdserver: re-configuration failed due to not enough started members", True, Verdict.REFUSED),
 )
 
 REFUSALS = frozenset(

@@ -44,6 +44,13 @@ class SyncClient:
         self.txn = self._blocking(client.txn)
         self.compact = self._blocking(client.compact)
         self.member_list = self._blocking(client.member_list)
+        self.member_add = self._blocking(client.member_add)
+        self.member_remove = self._blocking(client.member_remove)
+        self.member_update = self._blocking(client.member_update)
+        self.member_promote = self._blocking(client.member_promote)
+        self.add_member = self._blocking(client.add_member)
+        self.cluster_view = self._blocking(client.cluster_view)
+        self.hash_kv = self._blocking(client.hash_kv)
         self.status = self._blocking(client.status)
         self.health = self._blocking(client.health)
         self.alarms = self._blocking(client.alarms)
@@ -74,6 +81,15 @@ class SyncClient:
                 yield kv
         finally:
             self._wait(pages.aclose())  # type: ignore[attr-defined]  # it is an async generator
+
+    def snapshot(self, *args: Any, **kwargs: Any) -> Iterator[types.SnapshotChunk]:
+        """As `Client.snapshot`: a snapshot of one member, chunk by chunk."""
+        chunks = self._client.snapshot(*args, **kwargs)
+        try:
+            while (chunk := self._wait(_next_or_none(chunks))) is not None:
+                yield chunk
+        finally:
+            self._wait(chunks.aclose())  # type: ignore[attr-defined]  # it is an async generator
 
     def close(self) -> None:
         """Close all connections and end the thread. A second call does nothing."""
@@ -117,5 +133,5 @@ class SyncClient:
             raise
 
 
-async def _next_or_none(pages: Any) -> types.KeyValue | None:
+async def _next_or_none(pages: Any) -> Any:
     return await anext(pages, None)

@@ -8,7 +8,7 @@ from enum import Enum
 
 import msgspec
 
-from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
+from plasmacloud.rpc.proto import admin_pb2, kv_pb2, rpc_pb2
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -120,6 +120,82 @@ class Status(msgspec.Struct, frozen=True):
         return self.leader == self.header.member_id
 
 
+class MemberAdded(msgspec.Struct, frozen=True):
+    """``member``: the new one, as it is listed among ``members`` now."""
+
+    header: Header
+    member: Member
+    members: tuple[Member, ...]
+
+
+class HashKv(msgspec.Struct, frozen=True):
+    """A hash of all keys as of a revision: equal on members that agree. ``compact_revision`` -1: never compacted."""
+
+    header: Header
+    hash: int
+    compact_revision: int
+
+
+class SnapshotChunk(msgspec.Struct, frozen=True):
+    """Some bytes of a snapshot, in order; ``remaining_bytes`` follow."""
+
+    remaining_bytes: int
+    blob: bytes
+
+
+class Join(msgspec.Struct, frozen=True):
+    """How far a learner is on its way. ``expires_in_s``: it is removed then, unless it makes progress."""
+
+    percent: int
+    entries_per_second: float
+    eta_s: float | None
+    rounds_done: int
+    rounds_needed: int
+    expires_in_s: float | None
+
+
+class MemberProgress(msgspec.Struct, frozen=True):
+    """A member of a ChainFire cluster. ``role``: voter, learner or leaving.
+
+    ``state``: leader, replicate, probe or snapshot; it, ``match`` and all that follows are known to the leader only.
+    ``promote``: becomes a voter when it has caught up, in the place of the member ``replaces`` (0: of none).
+    """
+
+    id: int
+    name: str
+    peer_urls: tuple[str, ...]
+    client_urls: tuple[str, ...]
+    role: str
+    started: bool
+    promote: bool
+    replaces: int
+    state: str
+    active: bool
+    match: int
+    lag_entries: int
+    lag_bytes: int
+    last_contact_s: float | None
+    join: Join | None
+
+
+class ClusterView(msgspec.Struct, frozen=True):
+    """A ChainFire cluster as one member sees it. ``from_leader``: that member leads, so the progress is known.
+
+    ``founding``: opaque; a new member starts from it.
+    """
+
+    cluster_id: int
+    member_id: int
+    leader_id: int
+    raft_term: int
+    last_index: int
+    commit_index: int
+    from_leader: bool
+    joint: bool
+    members: tuple[MemberProgress, ...]
+    founding: bytes
+
+
 class AlarmKind(Enum):
     """Why a member raised the alarm."""
 
@@ -194,8 +270,64 @@ def _op_result(message: rpc_pb2.ResponseOp) -> OpResult:
 
 def member_list(message: rpc_pb2.MemberListResponse) -> MemberList:
     """From the wire."""
-    members = tuple(Member(m.ID, m.name, tuple(m.peerURLs), tuple(m.clientURLs), m.isLearner) for m in message.members)
-    return MemberList(header(message.header), members)
+    return MemberList(header(message.header), tuple(map(_member, message.members)))
+
+
+def member_added(message: rpc_pb2.MemberAddResponse) -> MemberAdded:
+    """From the wire."""
+    return MemberAdded(header(message.header), _member(message.member), tuple(map(_member, message.members)))
+
+
+def _member(message: rpc_pb2.Member) -> Member:
+    return Member(message.ID, message.name, tuple(message.peerURLs), tuple(message.clientURLs), message.isLearner)
+
+
+def cluster_view(message: admin_pb2.MembersResponse) -> ClusterView:
+    """From the wire."""
+    return ClusterView(
+        cluster_id=message.cluster_id,
+        member_id=message.member_id,
+        leader_id=message.leader_id,
+        raft_term=message.raft_term,
+        last_index=message.last_index,
+        commit_index=message.commit_index,
+        from_leader=message.from_leader,
+        joint=message.joint,
+        members=tuple(map(member_progress, message.members)),
+        founding=message.founding,
+    )
+
+
+def member_progress(message: admin_pb2.MemberProgress) -> MemberProgress:
+    """From the wire."""
+    return MemberProgress(
+        id=message.id,
+        name=message.name,
+        peer_urls=tuple(message.peer_urls),
+        client_urls=tuple(message.client_urls),
+        role=admin_pb2.Role.Name(message.role).lower(),
+        started=message.started,
+        promote=message.promote,
+        replaces=message.replaces,
+        state=message.state,
+        active=message.active,
+        match=message.match_index,
+        lag_entries=message.lag_entries,
+        lag_bytes=message.lag_bytes,
+        last_contact_s=message.last_contact_ms / 1000 if message.HasField("last_contact_ms") else None,
+        join=_join(message.join) if message.HasField("join") else None,
+    )
+
+
+def _join(message: admin_pb2.Join) -> Join:
+    return Join(
+        percent=message.percent,
+        entries_per_second=message.entries_per_second,
+        eta_s=message.eta_ms / 1000 if message.HasField("eta_ms") else None,
+        rounds_done=message.rounds_done,
+        rounds_needed=message.rounds_needed,
+        expires_in_s=message.expires_in_ms / 1000 if message.HasField("expires_in_ms") else None,
+    )
 
 
 def status(message: rpc_pb2.StatusResponse) -> Status:
