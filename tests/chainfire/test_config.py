@@ -1,6 +1,8 @@
 """Settings, identities and the data directory: what is refused, and how it is said."""
 
+import itertools
 import os
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -9,8 +11,10 @@ import pytest
 from plasmacloud.base.address import parse_address
 from plasmacloud.base.errors import ConfigError, ExitCode, StorageError
 from plasmacloud.chainfire.config import ServerConfig, make_config
-from plasmacloud.chainfire.datadir import DataDir, open_data_dir
+from plasmacloud.chainfire.datadir import DataDir, next_life, open_data_dir
 from plasmacloud.chainfire.members import found_cluster
+from plasmacloud.rpc.peer_wire import MAX_EARLIER
+from plasmacloud.storage.wal_errors import DirectoryInUse
 
 THREE = "n1=127.0.0.1:2380,n2=127.0.0.1:2480,n3=127.0.0.1:2580"
 
@@ -99,7 +103,17 @@ def test_other_addresses_are_refused(text: str) -> None:
 
 
 def open_it(path: Path, now_ns: int = 1, member_id: int = 7, cluster_id: int = 9) -> DataDir:
-    return open_data_dir(path, name="n1", cluster_id=cluster_id, member_id=member_id, now_ns=now_ns)
+    """Begin a life and end it."""
+    data = open_data_dir(path, name="n1", cluster_id=cluster_id, member_id=member_id, now_ns=now_ns)
+    data.close()
+    return data
+
+
+def with_log(data: DataDir) -> DataDir:
+    """As the write-ahead log leaves it."""
+    data.wal.mkdir(exist_ok=True)
+    (data.wal / "0000000001.wal").touch()
+    return data
 
 
 def test_every_start_is_a_new_incarnation_even_when_the_clock_goes_back(tmp_path: Path) -> None:
@@ -114,6 +128,89 @@ def test_a_restored_old_directory_still_gets_a_new_incarnation(tmp_path: Path) -
     newer = open_it(tmp_path / "d", now_ns=2000)
     (tmp_path / "d" / "member.json").write_bytes(old)
     assert open_it(tmp_path / "d", now_ns=3000).incarnation > newer.incarnation
+
+
+def test_the_lives_of_one_directory_form_a_chain_and_share_their_birth(tmp_path: Path) -> None:
+    lives = [with_log(open_it(tmp_path / "d", now_ns=now)).life for now in (1000, 2000, 5, 3000)]
+    assert lives[0].earlier == ()
+    for before, after in itertools.pairwise(lives):
+        assert after.earlier == (before.incarnation, *before.earlier)
+        assert after.incarnation > before.incarnation
+    assert len({life.birth for life in lives}) == 1
+    assert lives[0].birth > 0
+
+
+def test_a_life_that_was_refused_leaves_no_trace_but_its_number(tmp_path: Path) -> None:
+    first = with_log(open_it(tmp_path / "d"))
+    refused = open_it(tmp_path / "d")
+    refused.withdraw()
+    for _ in range(2):
+        after = open_it(tmp_path / "d")
+        after.withdraw()
+        assert after.life.earlier == (first.incarnation,)
+        assert after.incarnation > refused.incarnation
+        assert after.life.birth == first.life.birth
+
+
+def test_the_list_of_lives_has_an_end(tmp_path: Path) -> None:
+    life = next_life(None, has_log=False, now_ns=1)
+    for n in range(MAX_EARLIER + 10):
+        life = next_life(life, has_log=True, now_ns=n + 2)
+    assert life.earlier == tuple(range(MAX_EARLIER + 10, 10, -1))
+
+
+def test_two_lives_that_continue_the_same_one_differ_even_when_the_clock_stands_still(tmp_path: Path) -> None:
+    with_log(open_it(tmp_path / "d", now_ns=1000))
+    old = (tmp_path / "d" / "member.json").read_bytes()
+    one = open_it(tmp_path / "d", now_ns=1000)
+    (tmp_path / "d" / "member.json").write_bytes(old)
+    assert open_it(tmp_path / "d", now_ns=1000).incarnation != one.incarnation
+
+
+def test_another_directory_has_another_birth(tmp_path: Path) -> None:
+    assert open_it(tmp_path / "d").life.birth != open_it(tmp_path / "e").life.birth
+
+
+def test_a_directory_without_its_log_is_born_again(tmp_path: Path) -> None:
+    """What member.json says is worth nothing when the promises are gone."""
+    before = with_log(open_it(tmp_path / "d"))
+    shutil.rmtree(before.wal)
+    after = open_it(tmp_path / "d")
+    assert after.life.birth != before.life.birth
+    assert after.incarnation > before.incarnation
+    assert after.life.earlier == ()
+
+
+def test_a_directory_of_the_first_format_gets_a_birth_and_keeps_it(tmp_path: Path) -> None:
+    old = {"format": 1, "name": "n1", "cluster_id": "9", "member_id": "7", "incarnation": 1000}
+    (tmp_path / "member.json").write_bytes(msgspec.json.encode(old))
+    (tmp_path / "wal").mkdir()
+    (tmp_path / "wal" / "0000000001.wal").touch()
+    first = open_it(tmp_path)
+    assert first.incarnation > 1000
+    assert open_it(tmp_path).life.birth == first.life.birth > 0
+
+
+def test_a_directory_in_use_is_refused_and_no_life_begins_beside_the_first(tmp_path: Path) -> None:
+    first = open_data_dir(tmp_path, name="n1", cluster_id=9, member_id=7, now_ns=1)
+    before = (tmp_path / "member.json").read_bytes()
+    with pytest.raises(DirectoryInUse, match="in use by process"):
+        open_it(tmp_path, now_ns=2)
+    assert (tmp_path / "member.json").read_bytes() == before
+    first.close()
+    assert open_it(tmp_path, now_ns=2).incarnation > first.incarnation
+
+
+def test_what_a_crash_interrupted_is_finished_before_the_directory_is_judged(tmp_path: Path) -> None:
+    before = with_log(open_it(tmp_path / "d"))
+    before.wal.rename(before.path / "wal.aside")
+
+    def repair(path: Path) -> None:
+        (path / "wal.aside").rename(path / "wal")
+
+    after = open_data_dir(tmp_path / "d", name="n1", cluster_id=9, member_id=7, now_ns=1, repair=repair)
+    after.close()
+    assert after.life.birth == before.life.birth
 
 
 @pytest.mark.parametrize("other", [{"member_id": 8}, {"cluster_id": 8}])

@@ -13,6 +13,7 @@ from plasmacloud.rpc.peer_wire import (
     DIALER_OPEN,
     LISTENER_GREETING,
     MAGIC,
+    MAX_EARLIER,
     MAX_REASON_BYTES,
     Expected,
     FrameParser,
@@ -46,7 +47,7 @@ US = Identity(
     version_max=4,
     name="n1",
     birth=0xF0,
-    previous_incarnation=76,
+    earlier=(76,),
 )
 U64 = st.integers(0, 2**64 - 1)
 
@@ -65,7 +66,7 @@ def hello(**changes: object) -> Hello:
         "receiver_id": 0xA,
         "name": "n2",
         "birth": 0xF1,
-        "previous_incarnation": 4,
+        "earlier": (4, 3),
     }
     return Hello(**(fields | changes))  # type: ignore[arg-type]
 
@@ -74,17 +75,17 @@ def test_hello_bytes_never_change() -> None:
     """Two versions of the program must always be able to read each other's greeting."""
     assert encode_hello(hello()) == bytes.fromhex(
         "89504c41534d410a"  # magic
-        "37000000 01"  # 55 bytes, HELLO
+        "40000000 01"  # 64 bytes, HELLO
         "0100 0300"  # versions 1 to 3
         "c100000000000000 0b00000000000000 0500000000000000 0a00000000000000"  # cluster, member, incarnation, receiver
         "02 6e32"  # name
-        "f100000000000000 0400000000000000"  # birth and incarnation of the life before, behind everything version 1 had
+        "f100000000000000 02 0400000000000000 0300000000000000"  # behind what version 1 had: birth, the lives before
     )
 
 
 def test_answer_bytes_never_change() -> None:
-    assert encode_welcome(Welcome(3, 0xC1, 0xA, 77, 0xF0, 76)) == bytes.fromhex(
-        "2a000000 02 0300 c100000000000000 0a00000000000000 4d00000000000000 f000000000000000 4c00000000000000"
+    assert encode_welcome(Welcome(3, 0xC1, 0xA, 77, 0xF0, (76,))) == bytes.fromhex(
+        "2b000000 02 0300 c100000000000000 0a00000000000000 4d00000000000000 f000000000000000 01 4c00000000000000"
     )
     assert encode_refusal(Refusal(RefusalCode.CLUSTER, "no")) == bytes.fromhex("03000000 03 02 6e6f")
 
@@ -107,7 +108,7 @@ def test_data_and_pings_come_out_as_they_went_in() -> None:
         U64,
         st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=60),
         U64,
-        U64,
+        st.lists(U64, max_size=MAX_EARLIER).map(tuple),
     )
 )
 def test_hello_round_trip(original: Hello) -> None:
@@ -234,8 +235,8 @@ def test_any_payload_decodes_or_is_refused(payload: bytes) -> None:
 
 
 def test_a_caller_of_our_cluster_is_welcome_in_the_highest_common_version() -> None:
-    assert US.judge_hello(hello(version_min=1, version_max=3)) == Welcome(3, 0xC1, 0xA, 77, 0xF0, 76)
-    assert US.judge_hello(hello(version_min=4, version_max=9)) == Welcome(4, 0xC1, 0xA, 77, 0xF0, 76)
+    assert US.judge_hello(hello(version_min=1, version_max=3)) == Welcome(3, 0xC1, 0xA, 77, 0xF0, (76,))
+    assert US.judge_hello(hello(version_min=4, version_max=9)) == Welcome(4, 0xC1, 0xA, 77, 0xF0, (76,))
 
 
 @pytest.mark.parametrize(
@@ -259,12 +260,12 @@ def test_reasons_to_refuse_a_caller(changes: dict[str, object], code: RefusalCod
 
 def test_a_greeting_of_the_first_version_is_understood_well_enough_to_be_refused() -> None:
     """It ends with the name."""
-    old = encode_hello(hello(version_min=1, version_max=1))[13:-16]
+    old = encode_hello(hello(version_min=1, version_max=1))[13:-25]
     verdict = US.judge_hello(decode_hello(old))
     assert isinstance(verdict, Refusal)
     assert verdict.code == RefusalCode.VERSION
-    assert (decode_hello(old).birth, decode_hello(old).previous_incarnation) == (0, 0)
-    assert decode_welcome(encode_welcome(Welcome(1, 2, 3, 4))[5:-16]) == Welcome(1, 2, 3, 4)
+    assert (decode_hello(old).birth, decode_hello(old).earlier) == (0, ())
+    assert decode_welcome(encode_welcome(Welcome(1, 2, 3, 4))[5:-9]) == Welcome(1, 2, 3, 4)
 
 
 def test_a_greeting_of_this_version_must_say_which_life_it_is() -> None:
@@ -275,9 +276,16 @@ def test_a_greeting_of_this_version_must_say_which_life_it_is() -> None:
 
 
 def test_a_greeting_carries_the_claim_that_is_judged() -> None:
-    assert hello().claim == PeerClaim(member_id=0xB, birth=0xF1, incarnation=5, previous_incarnation=4)
-    assert Welcome(2, 1, 0xA, 77, 0xF0, 76).claim == PeerClaim(0xA, 0xF0, 77, 76)
-    assert US.hello_to(0xB).claim == PeerClaim(0xA, 0xF0, 77, 76)
+    assert hello().claim == PeerClaim(member_id=0xB, birth=0xF1, incarnation=5, earlier=(4, 3))
+    assert Welcome(2, 1, 0xA, 77, 0xF0, (76,)).claim == PeerClaim(0xA, 0xF0, 77, (76,))
+    assert US.hello_to(0xB).claim == PeerClaim(0xA, 0xF0, 77, (76,))
+
+
+def test_the_longest_greeting_fits_and_leaves_out_the_oldest_lives() -> None:
+    ((_, payload),) = parse(
+        LISTENER_GREETING, encode_hello(hello(name="n" * 999, earlier=tuple(range(1000, 0, -1)))), magic=True
+    )
+    assert decode_hello(payload).earlier == tuple(range(1000, 1000 - MAX_EARLIER, -1))
 
 
 def test_a_removed_member_is_told_so() -> None:

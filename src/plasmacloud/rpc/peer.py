@@ -83,7 +83,7 @@ class PeerTransport:
         name: str = "",
         birth: int | None = None,
         incarnation: int | None = None,
-        previous_incarnation: int = 0,
+        earlier: tuple[int, ...] = (),
         judge: Judge | None = None,
         on_refused: Callable[[int, Refusal], None] | None = None,
         options: PeerOptions | None = None,
@@ -100,7 +100,7 @@ class PeerTransport:
             version_max=version,
             name=name,
             birth=secrets.randbits(64) if birth is None else birth,
-            previous_incarnation=previous_incarnation,
+            earlier=earlier,
         )
         self.options = options or PeerOptions()
         self.on_frame = on_frame

@@ -11,9 +11,9 @@ Which frames may come next is a table per side and phase (`LISTENER_GREETING` â€
 too long for it, is refused when its header is read, before anything is buffered for it. Payloads::
 
     HELLO    u16 version_min  u16 version_max  u64 cluster  u64 member  u64 incarnation  u64 receiver  u8 len  name
-             u64 birth  u64 previous_incarnation       (both since version 2)
+             u64 birth  u8 count  count times u64 earlier incarnation, newest first      (since version 2)
     WELCOME  u16 version  u64 cluster  u64 member  u64 incarnation
-             u64 birth  u64 previous_incarnation       (both since version 2)
+             u64 birth  u8 count  count times u64 earlier incarnation, newest first      (since version 2)
     REFUSAL  u8 code  reason (UTF-8)
     DATA     what the sender passed
     PING     u64 of the sender's choice        PONG  the same u64; 0: "no ping, but your bytes are arriving"
@@ -36,17 +36,19 @@ from plasmacloud.base.errors import PlasmaError
 
 MAGIC = b"\x89PLASMA\n"
 PROTOCOL_VERSION = 2
-"""2: members say which data directory they have (`birth`) and which life came before this one."""
+"""2: members say which data directory they have (`birth`) and which lives came before this one."""
 FRAME_HEADER = struct.Struct("<IB")
 MAX_NAME_BYTES = 255
 MAX_REASON_BYTES = 1024
 MAX_GREETING_BYTES = 2048
+MAX_EARLIER = 200
+"""As many earlier lives as fit into a greeting; older ones are left out."""
 MAX_DATA_BYTES = 128 * 1024 * 1024
 
 _HEADER_BYTES = FRAME_HEADER.size
 _HELLO = struct.Struct("<HHQQQQB")
 _WELCOME = struct.Struct("<HQQQ")
-_LIFE = struct.Struct("<QQ")
+_LIFE = struct.Struct("<QB")
 _LIFE_SINCE = 2
 _STAMP = struct.Struct("<Q")
 
@@ -187,7 +189,7 @@ class PeerClaim(msgspec.Struct, frozen=True):
     member_id: int
     birth: int  # drawn at random when its data directory was made
     incarnation: int  # of this life; grows from life to life of one data directory
-    previous_incarnation: int  # of the life before, as its disk has it; 0: this is the first
+    earlier: tuple[int, ...] = ()  # incarnations of the lives before, as its disk has them; newest first
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -201,12 +203,12 @@ class Hello(msgspec.Struct, frozen=True):
     receiver_id: int
     name: str = ""  # for log lines only
     birth: int = 0
-    previous_incarnation: int = 0
+    earlier: tuple[int, ...] = ()
 
     @property
     def claim(self) -> PeerClaim:
         """Who the caller says it is."""
-        return PeerClaim(self.member_id, self.birth, self.incarnation, self.previous_incarnation)
+        return PeerClaim(self.member_id, self.birth, self.incarnation, self.earlier)
 
 
 class Welcome(msgspec.Struct, frozen=True):
@@ -217,12 +219,12 @@ class Welcome(msgspec.Struct, frozen=True):
     member_id: int
     incarnation: int
     birth: int = 0
-    previous_incarnation: int = 0
+    earlier: tuple[int, ...] = ()
 
     @property
     def claim(self) -> PeerClaim:
         """Who the answering side says it is."""
-        return PeerClaim(self.member_id, self.birth, self.incarnation, self.previous_incarnation)
+        return PeerClaim(self.member_id, self.birth, self.incarnation, self.earlier)
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -249,7 +251,7 @@ def encode_hello(hello: Hello) -> bytes:
         hello.receiver_id,
         len(name),
     )
-    return MAGIC + encode_frame(FrameType.HELLO, fixed + name + _LIFE.pack(hello.birth, hello.previous_incarnation))
+    return MAGIC + encode_frame(FrameType.HELLO, fixed + name + _encode_life(hello.birth, hello.earlier))
 
 
 def decode_hello(payload: bytes) -> Hello:
@@ -262,25 +264,31 @@ def decode_hello(payload: bytes) -> Hello:
         raise PeerProtocolError("HELLO is cut short inside the name")
     if not 0 < version_min <= version_max:
         raise PeerProtocolError(f"HELLO with impossible versions {version_min} to {version_max}")
-    birth, previous = _decode_life("HELLO", payload, _HELLO.size + name_bytes, version_max)
+    birth, earlier = _decode_life("HELLO", payload, _HELLO.size + name_bytes, version_max)
     return Hello(
-        version_min, version_max, cluster_id, member_id, incarnation, receiver_id, _printable(name), birth, previous
+        version_min, version_max, cluster_id, member_id, incarnation, receiver_id, _printable(name), birth, earlier
     )
 
 
-def _decode_life(what: str, payload: bytes, at: int, version: int) -> tuple[int, int]:
+def _encode_life(birth: int, earlier: tuple[int, ...]) -> bytes:
+    listed = earlier[:MAX_EARLIER]
+    return _LIFE.pack(birth, len(listed)) + struct.pack(f"<{len(listed)}Q", *listed)
+
+
+def _decode_life(what: str, payload: bytes, at: int, version: int) -> tuple[int, tuple[int, ...]]:
+    if version < _LIFE_SINCE:
+        return 0, ()
     if len(payload) >= at + _LIFE.size:
-        birth, previous = _LIFE.unpack_from(payload, at)
-        return birth, previous
-    if version >= _LIFE_SINCE:
-        raise PeerProtocolError(f"{what} is cut short behind the fields of version 1")
-    return 0, 0
+        birth, count = _LIFE.unpack_from(payload, at)
+        if len(payload) >= at + _LIFE.size + 8 * count:
+            return birth, struct.unpack_from(f"<{count}Q", payload, at + _LIFE.size)
+    raise PeerProtocolError(f"{what} is cut short behind the fields of version 1")
 
 
 def encode_welcome(welcome: Welcome) -> bytes:
     """WELCOME frame."""
     payload = _WELCOME.pack(welcome.version, welcome.cluster_id, welcome.member_id, welcome.incarnation)
-    return encode_frame(FrameType.WELCOME, payload + _LIFE.pack(welcome.birth, welcome.previous_incarnation))
+    return encode_frame(FrameType.WELCOME, payload + _encode_life(welcome.birth, welcome.earlier))
 
 
 def decode_welcome(payload: bytes) -> Welcome:
@@ -339,7 +347,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     version_max: int
     name: str = ""
     birth: int = 0
-    previous_incarnation: int = 0
+    earlier: tuple[int, ...] = ()
 
     def hello_to(self, receiver_id: int) -> Hello:
         """The greeting for one peer."""
@@ -352,7 +360,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
             receiver_id=receiver_id,
             name=self.name,
             birth=self.birth,
-            previous_incarnation=self.previous_incarnation,
+            earlier=self.earlier,
         )
 
     def judge_hello(self, hello: Hello, *, sender_removed: bool = False) -> Welcome | Refusal:
@@ -380,9 +388,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
             )
         if sender_removed:
             return Refusal(RefusalCode.REMOVED, f"member {hello.member_id:016x} was removed from the cluster")
-        return Welcome(
-            version, self.cluster_id, self.member_id, self.incarnation, self.birth, self.previous_incarnation
-        )
+        return Welcome(version, self.cluster_id, self.member_id, self.incarnation, self.birth, self.earlier)
 
     def check_welcome(self, welcome: Welcome, expected_member: int) -> None:
         """Raises `PeerProtocolError` when the answer contradicts what our HELLO asked for."""
