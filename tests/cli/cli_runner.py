@@ -7,6 +7,7 @@ from pathlib import Path
 from click.testing import Result
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "client"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "chainfire"))
 from etcd_process import ChainFire, Etcd, Store, etcd_binary
 
 Plasma = Callable[..., Result]

@@ -11,14 +11,16 @@ DEAD = "127.0.0.1:1"
 
 
 def test_members(kv: Plasma, cluster: Store) -> None:
-    members = json.loads(kv("chainfire", "members", "-o", "json").stdout)
+    members = json.loads(kv("chainfire", "members", "-o", "json").stdout)["members"]
     assert {member["name"] for member in members} == {"m1", "m2", "m3"}
     assert {url for member in members for url in member["client_urls"]} == {
         f"http://{endpoint}" for endpoint in cluster.endpoints
     }
     lines = kv("chainfire", "members").stdout.splitlines()
-    assert lines[0].split() == ["ID", "NAME", "ROLE", "PEERS", "CLIENTS"]
+    assert lines[0].split()[:3] == ["ID", "NAME", "ROLE"]
+    assert lines[0].split()[-2:] == ["PEERS", "CLIENTS"]
     assert sorted(line.split()[1] for line in lines[1:]) == ["m1", "m2", "m3"]
+    assert {line.split()[2] for line in lines[1:]} == {"voter"}
 
 
 def test_status_of_every_endpoint(kv: Plasma, cluster: Store) -> None:
