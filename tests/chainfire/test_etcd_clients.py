@@ -116,7 +116,6 @@ def test_move_leader(etcdctl: Etcdctl, calm_cluster: Cluster) -> None:
 
 
 def test_what_is_not_supported_says_so(etcdctl: Etcdctl) -> None:
-    assert "not supported" in etcdctl("member", "remove", "1234", status=1)
     assert "not supported" in etcdctl("defrag", status=1)
 
 

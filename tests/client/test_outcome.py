@@ -39,6 +39,12 @@ ANSWERS = [
     (StatusCode.UNKNOWN, "raft: stopped", UNKNOWN, REFUSED),
     (StatusCode.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", UNKNOWN, REFUSED),
     (StatusCode.DATA_LOSS, "etcdserver: corrupt cluster", REFUSED, REFUSED),
+    (
+        StatusCode.UNKNOWN,
+        "etcdserver: re-configuration failed due to not enough started members",
+        REFUSED,
+        REFUSED,
+    ),
     (StatusCode.INVALID_ARGUMENT, "etcdserver: key is not provided", REFUSED, REFUSED),
     (StatusCode.INVALID_ARGUMENT, "etcdserver: request is too large", REFUSED, REFUSED),
     (StatusCode.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted", REFUSED, REFUSED),
