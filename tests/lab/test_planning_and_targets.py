@@ -61,12 +61,13 @@ def test_the_demo_adds_the_comparison_when_etcd_is_there(monkeypatch: pytest.Mon
         monkeypatch.setattr(type(target), "missing", lambda self: None)
         monkeypatch.setattr(type(target), "version", lambda self: "1")
     plans, remarks = make_plans(request(targets=(), preset=DEMO))
-    assert [plan.target for plan in plans] == ["chainfire"] * 7 + ["etcd"]
-    assert plans[-1].scenario == "leader-kill"
-    monkeypatch.setattr(etcd.Etcd, "missing", lambda self: "not installed")
+    assert [plan.target for plan in plans] == ["chainfire"] * 7 + ["etcd", "etcd-tuned"]
+    assert {plan.scenario for plan in plans[-2:]} == {"leader-kill"}
+    for target in (etcd.Etcd, etcd.EtcdTuned):
+        monkeypatch.setattr(target, "missing", lambda self: "not installed")
     plans, remarks = make_plans(request(targets=(), preset=DEMO))
     assert {plan.target for plan in plans} == {"chainfire"}
-    assert remarks == ["no comparison with etcd: not installed"]
+    assert remarks == [f"no comparison with {name}: not installed" for name in ("etcd", "etcd-tuned")]
 
 
 def test_as_many_clients_as_the_rate_needs_through_an_outage() -> None:

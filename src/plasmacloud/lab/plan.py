@@ -83,7 +83,7 @@ QUICK = Preset(
 
 DEMO = Preset(
     "demo",
-    {"leader-only-write": 3, "leader-kill": 10, "leader-term": 6, "follower-kill": 3, "power-loss": 3},
+    {"leader-only-write": 3, "leader-kill": 20, "leader-term": 8, "follower-kill": 3, "power-loss": 3},
     hold_s=6.0,
     load_s=3.0,
     shortened="demo run: few trials, leadership held for 6 s instead of 30 s",

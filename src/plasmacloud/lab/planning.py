@@ -12,8 +12,10 @@ from plasmacloud.lab.targets import TARGETS, find_target
 from plasmacloud.lab.targets.base import Target
 
 DEFAULT_TARGET = "chainfire"
-COMPARISON = ("etcd", "leader-kill")
-"""What the demo adds: a result means more beside another system's on the same machine."""
+COMPARISON_TARGETS = ("etcd", "etcd-tuned")
+COMPARISON_SCENARIO = "leader-kill"
+COMPARISON_TRIALS = 10
+"""What the demo adds: a result means more beside another system's on the same machine, at the same time."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -50,12 +52,13 @@ def make_plans(request: Request) -> tuple[list[Plan], list[str]]:
     plans = [_plan(request, target, scenario) for target in targets for scenario in scenarios]
     remarks: list[str] = []
     if request.preset is DEMO and not request.targets and not request.scenarios:
-        other, scenario = TARGETS[COMPARISON[0]], SCENARIOS[COMPARISON[1]]
-        problem = other.missing()
-        if problem:
-            remarks.append(f"no comparison with {other.name}: {problem}")
-        else:
-            plans.append(_plan(request, other, scenario))
+        shorter = msgspec.structs.replace(request, trials=request.trials or COMPARISON_TRIALS)
+        for other in map(find_target, COMPARISON_TARGETS):
+            problem = other.missing()
+            if problem:
+                remarks.append(f"no comparison with {other.name}: {problem}")
+            else:
+                plans.append(_plan(shorter, other, SCENARIOS[COMPARISON_SCENARIO]))
     return plans, remarks
 
 

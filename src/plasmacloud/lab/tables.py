@@ -93,7 +93,7 @@ def comparison_table(results: Sequence[Judgement]) -> Table | None:
         pad_edge=False,
         padding=(0, 1),
         collapse_padding=True,
-        title="Side by side: p50 / p99 / max (ms)",
+        title="Side by side: p50 / max (ms)",
         title_justify="left",
     )
     table.add_column("scenario", no_wrap=True)
@@ -103,22 +103,21 @@ def comparison_table(results: Sequence[Judgement]) -> Table | None:
     for scenario, each in shared.items():
         first = True
         for key, label in _METRICS:
-            cells = [_percentiles(each[target], key) if target in each else "" for target in targets]
+            cells = [_p50_and_maximum(each[target], key) if target in each else "" for target in targets]
             if any(cells):
                 table.add_row(scenario if first else "", label, *cells)
                 first = False
     return table
 
 
-def _percentiles(result: Judgement, key: str) -> str:
+def _p50_and_maximum(result: Judgement, key: str) -> str:
     values = result.distributions.get(key)
     if not values:
         return ""
     summary = summarize(values)
     if summary.n == 1:
         return milliseconds(summary.maximum)
-    star = "*" if summary.p99_is_maximum else ""
-    return f"{milliseconds(summary.p50)} / {milliseconds(summary.p99)}{star} / {milliseconds(summary.maximum)}"
+    return f"{milliseconds(summary.p50)} / {milliseconds(summary.maximum)}"
 
 
 def findings(results: Sequence[Judgement], limit: int = _SHOWN_FINDINGS) -> list[RenderableType]:
