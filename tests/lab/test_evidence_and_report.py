@@ -162,3 +162,22 @@ def test_the_text_names_what_went_wrong(tmp_path: Path) -> None:
     text = report_text(seal(tmp_path, {ONE: record}))
     assert "1 of 60 acknowledged writes lost" in text
     assert lost.key in text
+
+
+def test_a_reference_that_fails_is_shown_and_does_not_decide(tmp_path: Path) -> None:
+    bad = good_record()
+    bad.readings[0].nodes["n3"].pop()
+    bad = msgspec.structs.replace(bad, plan=msgspec.structs.replace(bad.plan, reference=True))
+    report = seal(tmp_path, {"chainfire/leader-kill": good_record(target="chainfire"), ONE: bad})
+    assert report.verdict is Verdict.PASS
+    assert [result.verdict for result in report.results] == [Verdict.PASS, Verdict.FAIL]
+    text = report_text(report)
+    assert "1 of 1 scenarios passed, 2 faults injected, 60 acknowledged writes, 0 lost" in text
+    assert "for comparison only, not part of the verdict: etcd/leader-kill" in text
+    assert ET.parse(tmp_path / "junit.xml").getroot().get("failures") == "0"
+
+
+def test_references_alone_give_no_pass(tmp_path: Path) -> None:
+    record = good_record()
+    record = msgspec.structs.replace(record, plan=msgspec.structs.replace(record.plan, reference=True))
+    assert seal(tmp_path, {ONE: record}).verdict is Verdict.VOID

@@ -63,6 +63,7 @@ def test_the_demo_adds_the_comparison_when_etcd_is_there(monkeypatch: pytest.Mon
     plans, remarks = make_plans(request(targets=(), preset=DEMO))
     assert [plan.target for plan in plans] == ["chainfire"] * 7 + ["etcd", "etcd-tuned"]
     assert {plan.scenario for plan in plans[-2:]} == {"leader-kill"}
+    assert [plan.reference for plan in plans] == [False] * 7 + [True] * 2
     for target in (etcd.Etcd, etcd.EtcdTuned):
         monkeypatch.setattr(target, "missing", lambda self: "not installed")
     plans, remarks = make_plans(request(targets=(), preset=DEMO))

@@ -19,6 +19,7 @@ class Judgement(msgspec.Struct, frozen=True):
     scenario: str
     must_hold: str
     shortened: str
+    reference: bool
     verdict: Verdict
     interrupted: bool
     trials: int
@@ -44,6 +45,7 @@ def judge_directory(directory: Path) -> Judgement:
         scenario=scenario.name,
         must_hold=scenario.must_hold,
         shortened=case.plan.shortened,
+        reference=case.plan.reference,
         verdict=combine(check.verdict for check in checks),
         interrupted=any(isinstance(e, Stopped) and e.cause == "user" for e in case.record.events),
         trials=sum(trial.complete for trial in case.trials),

@@ -23,7 +23,10 @@ class Traits(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Settings of one scenario run. Times in the unit of their name."""
+    """Settings of one scenario run. Times in the unit of their name.
+
+    ``reference``: run to compare with; its verdict is shown and does not count for the run's.
+    """
 
     target: str
     target_version: str
@@ -41,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True):
     hold_s: float = 30.0
     recovery_deadline_s: float = 30.0
     shortened: str = ""
+    reference: bool = False
 
     def __post_init__(self) -> None:
         assert self.trials > 0

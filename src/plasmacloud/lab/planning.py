@@ -58,7 +58,8 @@ def make_plans(request: Request) -> tuple[list[Plan], list[str]]:
             if problem:
                 remarks.append(f"no comparison with {other.name}: {problem}")
             else:
-                plans.append(_plan(shorter, other, SCENARIOS[COMPARISON_SCENARIO]))
+                plan = _plan(shorter, other, SCENARIOS[COMPARISON_SCENARIO])
+                plans.append(msgspec.structs.replace(plan, reference=True))
     return plans, remarks
 
 

@@ -49,7 +49,8 @@ def build_report(root: Path) -> tuple[Report, list[str]]:
         except UnreadableEvidence as error:
             unreadable.append(f"{directory.relative_to(root)}: {error}")
     not_run = [name for name in run.scenarios if root / name not in directories]
-    verdict = combine(result.verdict for result in results)
+    subjects = [result for result in results if not result.reference]
+    verdict = combine(result.verdict for result in subjects)
     interrupted = any(result.interrupted for result in results)
     if verdict is Verdict.PASS and (not_run or interrupted or unreadable):
         verdict = Verdict.INCONCLUSIVE
@@ -59,7 +60,9 @@ def build_report(root: Path) -> tuple[Report, list[str]]:
 def write_report(root: Path, report: Report) -> None:
     """Write all forms of the report."""
     (root / REPORT_JSON).write_bytes(encode_report(report))
-    (root / JUNIT).write_text(junit_xml(report.results, report.run.started), encoding="utf-8")
+    (root / JUNIT).write_text(
+        junit_xml([r for r in report.results if not r.reference], report.run.started), encoding="utf-8"
+    )
     (root / REPORT_TEXT).write_text(report_text(report), encoding="utf-8")
 
 

@@ -39,7 +39,8 @@ def verdict_text(verdict: Verdict) -> Text:
 
 
 def banner(verdict: Verdict, interrupted: bool, results: Sequence[Judgement]) -> RenderableType:
-    """The answer, in one box."""
+    """The answer, in one box. References are not part of the answer."""
+    results = [result for result in results if not result.reference]
     acknowledged = sum(result.acknowledged for result in results)
     lost = sum(result.lost for result in results)
     trials = sum(result.trials for result in results)
@@ -63,7 +64,7 @@ def summary_table(results: Sequence[Judgement]) -> Table:
     for result in results:
         if result.target != target:
             target = result.target
-            table.add_row(Text(target, style="bold"))
+            table.add_row(Text(f"{target} (for comparison)" if result.reference else target, style="bold"))
         times = result.distributions.get("rto_ms")
         summary = summarize(times) if times else None
         table.add_row(
@@ -155,6 +156,9 @@ def footnotes(results: Sequence[Judgement], not_run: Sequence[str]) -> list[Rend
             f"outage: longest time without an acknowledged write around the fault; "
             f"undisturbed traffic paused for up to {resolution:.1f} ms{late}"
         )
+    failed = [f"{r.target}/{r.scenario}" for r in results if r.reference and r.verdict is not Verdict.PASS]
+    if failed:
+        notes.append(f"for comparison only, not part of the verdict: {', '.join(failed)}")
     notes += list(dict.fromkeys(result.shortened for result in results if result.shortened))
     if not_run:
         notes.append(f"not run: {', '.join(not_run)}")
