@@ -118,6 +118,16 @@ def test_a_member_that_cannot_be_reached_is_not_sent_to_until_it_answers_a_heart
     assert appends_to_2(node) == [2], "both, from the last acknowledged on"
 
 
+def test_a_member_unreachable_before_it_ever_answered_is_not_sent_the_log_from_its_beginning() -> None:
+    """A new leader finds by probing, from its end on, where the logs part. Not reaching the member teaches nothing."""
+    node = replicating()
+    before = node.raft.status().progress[3].next
+    assert before > 1
+    node.raft.peer_unreachable(3)
+    node.raft.peer_lost(3)
+    assert node.raft.status().progress[3].next == before
+
+
 def test_unreachable_in_answer_to_every_send_comes_to_rest() -> None:
     node = replicating()
     node.raft.propose(b"x")

@@ -400,7 +400,8 @@ class Replica:
         self._ticks += 1
         if self._ticks % _EXPIRE_TICKS == 0:
             self._expire(now)
-        self.wake()
+        if self.raft.has_ready() or self._reads.has_waiting or now >= self._resend_at:
+            self.wake()
 
     def _expire(self, now: float) -> None:
         for lane in self._lanes:
@@ -437,6 +438,7 @@ class Replica:
         self._ask_reads()
         self._drive()
         self._apply()
+        self.transport.flush()
         for read in self._reads.take_ready(self.machine.applied_index):
             read.run()
 
@@ -460,6 +462,7 @@ class Replica:
         if self._running:
             try:
                 self._finish(ready)
+                self.transport.flush()
             except Exception as error:  # noqa: BLE001 - see _fail
                 self._fail(error)
             self.wake()
