@@ -188,8 +188,8 @@ def _read_promise(config: ServerConfig) -> Founders:
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigError(
             f"{config.data_dir / PROMISE_NOTE} cannot be read: {error}",
-            hint="the file says with whom this machine founds a cluster; if the cluster runs without it, remove the data "
-            "directory and join the cluster",
+            hint="the file says with whom this machine founds a cluster; if the cluster runs without it, remove the "
+            "data directory and join the cluster",
         ) from error
 
 

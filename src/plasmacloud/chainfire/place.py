@@ -1,8 +1,8 @@
 """A member's place in a cluster: found out before anything of the cluster is opened.
 
 An existing data directory has its place and keeps it. For an empty one the flags say what to do: found a cluster,
-agree with others on who founds it, or ask one that exists. What was found out by asking is written to ``join.json`` before it
-is acted on, so that a crash in between does not ask for a second place.
+agree with others on who founds it, or ask one that exists. What was found out by asking is written to ``join.json``
+before it is acted on, so that a crash in between does not ask for a second place.
 """
 
 import time

@@ -294,6 +294,8 @@ class Replica:
         while self._loop.time() < deadline:
             if not self.is_leader and self.raft.leader_id != 0:
                 return True
+            if not self.transport.is_connected(target):
+                return False
             await asyncio.sleep(min(0.001, self.config.tick_s))
         return False
 
@@ -400,7 +402,7 @@ class Replica:
         self._ticks += 1
         if self._ticks % _EXPIRE_TICKS == 0:
             self._expire(now)
-        if self.raft.has_ready() or self._reads.has_waiting or now >= self._resend_at:
+        if self.raft.has_ready() or self._reads.has_waiting or any(lane.is_due(now) for lane in self._lanes):
             self.wake()
 
     def _expire(self, now: float) -> None:
@@ -475,7 +477,9 @@ class Replica:
         for message in messages:
             if message.type is MessageType.SNAPSHOT:
                 assert self.snapshots is not None
-                log.debug("needs a snapshot", member=self.cluster.name_of(message.to), log_begins=self._wal.first_index())
+                log.debug(
+                    "needs a snapshot", member=self.cluster.name_of(message.to), log_begins=self._wal.first_index()
+                )
                 self.snapshots.wanted(message.to)
             elif not self.transport.send(message.to, _RAFT + encode_message(message)):
                 self.raft.peer_unreachable(message.to)

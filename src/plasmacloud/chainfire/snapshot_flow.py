@@ -1,8 +1,8 @@
 """Snapshots between members: when raft says that a member needs one, make it, send it; or receive one, and install it.
 
-The transfer itself is in `snapshot_transfer` (pure); this shell gives it files, frames and time. One snapshot file serves
-every member that needs one at the time, and is made anew when the log no longer continues behind it. Making, checking
-and preparing a snapshot happen on worker threads.
+The transfer itself is in `snapshot_transfer` (pure); this shell gives it files, frames and time. One snapshot file
+serves every member that needs one at the time, and is made anew when the log no longer continues behind it. Making,
+checking and preparing a snapshot happen on worker threads.
 
 The receiving member installs by starting anew: everything is closed, the snapshot takes the place of the state, and
 the member opens again, as after a crash. So there is one way in which a state comes into being, the start, and a member
@@ -54,7 +54,7 @@ class SnapshotFlow:
         name_of: Callable[[int], str],
         config: TransferConfig | None = None,
     ) -> None:
-        """``make(path)`` writes a snapshot of the state as it is now. ``continues(index)``: the log goes on behind that index.
+        """``make(path)`` writes a snapshot of the state as it is now. ``continues(index)``: so does the log, behind it.
 
         ``send(member, frame)`` is False when the frame cannot leave now. ``report(member, success)`` tells raft.
         """
