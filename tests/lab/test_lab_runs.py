@@ -73,9 +73,31 @@ def test_a_good_system_survives_the_loss_of_its_leader(target: str, tmp_path: Pa
     assert "judging it again gives the same report" in again.stdout
 
 
+@pytest.mark.parametrize("target", ["etcd-tuned", "chainfire"])
+def test_a_frozen_leader_is_replaced_and_reads_nothing_stale(target: str, tmp_path: Path) -> None:
+    require(target)
+    out = tmp_path / "evidence"
+    ran = run_lab(out, "pause", "rolling-restart", "--target", target, "--trials", "1")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = checks(results(out)[f"{target}/pause"])
+    assert found["linearizable-reads"]["verdict"] == "PASS"
+    assert found["old-leader-asked"]["verdict"] == "PASS"
+    assert results(out)[f"{target}/rolling-restart"]["trials"] == 1
+    assert report(out).returncode == 0
+
+
+def test_nothing_is_acknowledged_without_a_quorum(tmp_path: Path) -> None:
+    require("etcd-tuned")
+    out = tmp_path / "evidence"
+    ran = run_lab(out, "quorum-loss", "--target", "etcd-tuned", "--trials", "1")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert results(out)["etcd-tuned/quorum-loss"]["distributions"]["refusal_ms"]
+    assert report(out).returncode == 0
+
+
 def test_the_canary_is_caught(tmp_path: Path) -> None:
     out = tmp_path / "evidence"
-    ran = run_lab(out, "leader-kill", "power-loss", "--target", "canary", "--trials", "2")
+    ran = run_lab(out, "leader-kill", "power-loss", "quorum-loss", "--target", "canary", "--trials", "2")
     assert ran.returncode == 1, ran.stdout + ran.stderr
     for name in ("canary/leader-kill", "canary/power-loss"):
         result = results(out)[name]
@@ -85,6 +107,9 @@ def test_the_canary_is_caught(tmp_path: Path) -> None:
         assert rpo["verdict"] == "FAIL"
         assert rpo["findings"][0].startswith("lost lab/")
         assert checks(result)["fault-landed"]["verdict"] == "PASS"
+    lonely = checks(results(out)["canary/quorum-loss"])["none-acknowledged"]
+    assert lonely["verdict"] == "FAIL"
+    assert "was acknowledged by" in lonely["findings"][0]
     assert "lost lab/" in ran.stdout
     again = report(out)
     assert again.returncode == 1

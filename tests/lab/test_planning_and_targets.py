@@ -8,10 +8,11 @@ from click.testing import CliRunner
 
 from plasmacloud.base.address import Address
 from plasmacloud.base.errors import ConfigError
-from plasmacloud.cli.lab import lab
+from plasmacloud.cli.lab import PRESET_NAMES, lab
 from plasmacloud.lab.canary.store import Store
-from plasmacloud.lab.plan import DEMO, FULL, QUICK
+from plasmacloud.lab.plan import DEMO, FULL, PRESETS, QUICK, RESILIENCE
 from plasmacloud.lab.planning import Request, make_plans
+from plasmacloud.lab.scenarios import SCENARIOS
 from plasmacloud.lab.targets import TARGETS, etcd, find_target
 from plasmacloud.lab.targets.base import NodeSpec
 
@@ -42,6 +43,10 @@ def test_all_scenarios_by_default_with_twenty_trials_of_a_failover() -> None:
         "leader-term",
         "follower-kill",
         "power-loss",
+        "quorum-loss",
+        "pause",
+        "restart-storm",
+        "rolling-restart",
     ]
     trials = {plan.scenario: plan.trials for plan in plans}
     assert (trials["leader-kill"], trials["leader-term"], trials["cluster-formation"]) == (20, 20, 1)
@@ -69,6 +74,31 @@ def test_the_demo_adds_the_comparison_when_etcd_is_there(monkeypatch: pytest.Mon
     plans, remarks = make_plans(request(targets=(), preset=DEMO))
     assert {plan.target for plan in plans} == {"chainfire"}
     assert remarks == [f"no comparison with {name}: not installed" for name in ("etcd", "etcd-tuned")]
+
+
+def test_a_preset_may_name_its_scenarios_and_the_user_may_name_others() -> None:
+    plans, _ = make_plans(request(preset=RESILIENCE))
+    assert tuple(plan.scenario for plan in plans) == RESILIENCE.scenarios
+    assert {plan.storm_s for plan in plans} == {RESILIENCE.storm_s}
+    plans, _ = make_plans(request(preset=RESILIENCE, scenarios=("power-loss",)))
+    assert [plan.scenario for plan in plans] == ["power-loss"]
+
+
+def test_every_preset_names_scenarios_that_exist_and_is_a_flag() -> None:
+    for preset in PRESETS.values():
+        assert {*preset.scenarios, *preset.trials} <= SCENARIOS.keys()
+    assert set(PRESET_NAMES) == PRESETS.keys()
+
+
+def test_a_target_may_have_other_thresholds_and_the_user_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd.Etcd, "missing", lambda self: None)
+    monkeypatch.setattr(etcd.Etcd, "version", lambda self: "1")
+    name = "rto_max_election_timeouts"
+    limits = [
+        make_plans(request(scenarios=("pause",), targets=(target,), thresholds=given))[0][0].thresholds[name]
+        for target, given in (("canary", {}), ("etcd", {}), ("etcd", {f"pause.{name}": 9}))
+    ]
+    assert limits == [2, 2.5, 9]
 
 
 def test_as_many_clients_as_the_rate_needs_through_an_outage() -> None:

@@ -2,25 +2,25 @@
 
 Everything is drawn from one seed, so a run can be repeated. The network drops, duplicates, delays and reorders. A disk
 takes a Ready's writes at once and makes them durable later, in order; a crash loses any suffix of what is not durable,
-and what the process had not been told about may still have become durable. Connection-loss hints come true and false.
+and what the process had not been told about may still have become durable. Committed entries are applied some time
+after they were handed out. Connection-loss hints come true and false.
 
 The checks are those of the Raft paper (figure 3) and of this house's promises; they look at the disks and not only at
 what the replicas say.
 """
 
 import random
-from collections import deque
 from typing import NamedTuple
 
-from raft_cluster import ListLog
+from raft_machine import Machine
 
 from plasmacloud.raft.codec import decode_message, encode_message
 from plasmacloud.raft.errors import NoLeader, NotLeader, ProposalRefused
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.quorum import VoteResult, joint_vote
-from plasmacloud.raft.raft import Config, Raft, Ready, StateRole
-from plasmacloud.storage.entry import Entry, HardState
+from plasmacloud.raft.raft import Raft, Ready, StateRole
+from plasmacloud.storage.entry import Entry, EntryKind
 
 PROMISES = {
     MessageType.APPEND,
@@ -31,7 +31,7 @@ PROMISES = {
     MessageType.READ_INDEX_RESPONSE,
 }
 
-ACTIONS = ("deliver", "ready", "write", "tick", "propose", "read")
+ACTIONS = ("deliver", "ready", "write", "apply", "tick", "propose", "read")
 ANY_TIME = ("tick", "propose", "read")
 
 
@@ -46,60 +46,6 @@ class Faults(NamedTuple):
     partition: float = 0.002
     transfer: float = 0.003
     compact: float = 0.002
-
-
-class Machine:
-    """One member: what survives a crash, and the running replica."""
-
-    def __init__(self, id: int, conf: ConfState, rng: random.Random, *, eager_view: bool) -> None:
-        self.id = id
-        self.conf = conf
-        self.rng = rng
-        self.eager_view = eager_view  # the stable log shows queued writes, as the write-ahead log does
-        self.durable = ListLog()
-        self.hard_state = HardState()
-        self.checkpoint = 0  # the applied index in the durable state
-        self.view = ListLog()
-        self.raft: Raft | None = None
-        self.writing: deque[Ready] = deque()
-        self.applied = 0
-        self.last_seen = (0, StateRole.FOLLOWER)
-
-    def start(self) -> Raft:
-        self.view = ListLog(self.durable.items, start=self.durable.start, start_term=self.durable.start_term)
-        self.applied = self.checkpoint
-        config = Config(
-            id=self.id,
-            election_ticks=10,
-            heartbeat_ticks=2,
-            max_inflight_messages=self.rng.choice((1, 3, 256)),
-            max_append_bytes=self.rng.choice((1, 100, 1 << 20)),
-            max_uncommitted_bytes=2000,
-            max_apply_bytes=self.rng.choice((1, 1 << 20)),
-        )
-        self.raft = Raft(config, self.view, self.hard_state, self.conf, self.applied, self.rng)
-        return self.raft
-
-    def make_durable(self, rd: Ready) -> None:
-        if rd.hard_state is not None:
-            self.hard_state = rd.hard_state
-        self.persist(self.durable, rd)
-        if rd.snapshot is not None:
-            self.checkpoint = rd.snapshot.index
-        if not self.eager_view:
-            self.persist(self.view, rd)
-
-    @staticmethod
-    def persist(log: ListLog, rd: Ready) -> None:
-        if rd.snapshot is not None:
-            log.reset(rd.snapshot.index, rd.snapshot.term)
-        log.write(rd.entries)
-
-    def crash(self) -> None:
-        for _ in range(self.rng.randrange(len(self.writing) + 1)):  # some of it did reach the disk
-            self.make_durable(self.writing.popleft())
-        self.writing.clear()
-        self.raft = None
 
 
 class Read(NamedTuple):
@@ -146,8 +92,8 @@ class Simulation:
         return Faults(*(min(0.5, value * factor) for value, factor in zip(Faults(), scale, strict=True)))
 
     def draw_weights(self) -> list[float]:
-        """How often a step is: deliver, take a Ready, finish a write, tick, propose, read."""
-        return [self.rng.choice((0.2, 1.0, 1.0, 3.0)) * usual for usual in (40, 30, 20, 5, 3, 2)]
+        """How often a step is: deliver, take a Ready, finish a write, apply, tick, propose, read."""
+        return [self.rng.choice((0.2, 1.0, 1.0, 3.0)) * usual for usual in (40, 30, 20, 20, 5, 3, 2)]
 
     # -- running ---------------------------------------------------------------------------------------------------
 
@@ -160,12 +106,14 @@ class Simulation:
         if self.faulty:
             self.misbehave()
         running = [machine for machine in self.machines.values() if machine.raft is not None]
-        if not running or (len(running) < len(self.machines) and rng.random() < 0.02):
-            rng.choice([machine for machine in self.machines.values() if machine.raft is None]).start()
+        stopped = self.startable()
+        if stopped and (not running or rng.random() < 0.02):
+            rng.choice(stopped).start()
             return
         choices: dict[str, list[Machine]] = {
             "ready": [machine for machine in running if machine.raft is not None and machine.raft.has_ready()],
             "write": [machine for machine in running if machine.writing],
+            "apply": [machine for machine in running if machine.to_apply],
         }
         weights = [
             weight if action in ANY_TIME or (self.network if action == "deliver" else choices[action]) else 0.0
@@ -177,6 +125,9 @@ class Simulation:
         else:
             self.act(action, rng.choice(choices.get(action, running)))
 
+    def startable(self) -> list[Machine]:
+        return [machine for machine in self.machines.values() if machine.raft is None]
+
     def act(self, action: str, machine: Machine) -> None:
         raft = machine.raft
         assert raft is not None
@@ -184,6 +135,8 @@ class Simulation:
             self.take_ready(machine)
         elif action == "write":
             self.finish_write(machine)
+        elif action == "apply":
+            self.apply(machine, self.rng.choice((1, 3, 100)))
         elif action == "tick":
             raft.tick()
         elif action == "propose":
@@ -220,7 +173,7 @@ class Simulation:
                 }
         elif dice < faults.hint + faults.partition + faults.transfer:
             if raft.role is StateRole.LEADER:
-                raft.transfer_leader(rng.choice(tuple(self.conf.voters)))
+                raft.transfer_leader(rng.choice(sorted(raft.conf.voters)))
         elif dice < faults.hint + faults.partition + faults.transfer + faults.compact:
             self.compact(machine)
         self.watch(machine)
@@ -234,9 +187,9 @@ class Simulation:
     def compact(self, machine: Machine) -> None:
         """Make the applied state durable and drop the log before it."""
         assert machine.raft is not None
-        if machine.writing or machine.applied <= machine.checkpoint:
+        if machine.writing or machine.restoring or machine.applied <= machine.checkpoint:
             return
-        machine.checkpoint = machine.applied
+        machine.checkpoint, machine.checkpoint_conf = machine.applied, machine.conf
         if self.rng.random() < 0.5:
             machine.durable.compact(machine.checkpoint)
             machine.view.compact(machine.checkpoint)
@@ -282,7 +235,11 @@ class Simulation:
         assert machine.raft is not None
         success = not self.faulty or self.rng.random() < 0.7
         if success:
-            self.snapshots += machine.raft.restore(message.index, message.log_term, ConfState.decode(message.data))
+            conf = ConfState.decode(message.data)
+            if machine.raft.restore(message.index, message.log_term, conf):
+                machine.to_apply.clear()
+                machine.applied, machine.conf, machine.restoring = message.index, conf, message.index
+                self.snapshots += 1
         leader = self.machines[message.sender].raft
         if leader is not None:
             leader.report_snapshot(machine.id, success)
@@ -298,10 +255,8 @@ class Simulation:
         self.check_entries(machine, rd)
         if machine.eager_view:
             machine.persist(machine.view, rd)
-        if rd.snapshot is not None:
-            machine.applied = rd.snapshot.index
         self.send(machine, rd.messages)
-        self.apply(machine, rd.committed)
+        machine.to_apply += rd.committed
         for context, index in rd.read_states:
             self.check_read(context, index)
         if rd.number:
@@ -319,16 +274,22 @@ class Simulation:
             raft.advance(rd)
             self.send(machine, rd.after_sync)
 
-    def apply(self, machine: Machine, committed: list[Entry]) -> None:
+    def apply(self, machine: Machine, count: int) -> None:
         assert machine.raft is not None
-        for entry in committed:
+        while machine.to_apply and count:
+            count -= 1
+            entry = machine.to_apply.popleft()
             assert entry.index == machine.applied + 1, "applied in order, without gaps"
             known = self.committed.setdefault(entry.index, entry)
             assert known == entry, "state machine safety"
             assert machine.durable.term(entry.index) == entry.term, "applied before it was durable here"
             machine.applied = entry.index
-        if committed:
+            if entry.kind is EntryKind.MEMBERSHIP:
+                self.apply_membership(machine, entry)
             machine.raft.applied_to(machine.applied)
+
+    def apply_membership(self, machine: Machine, entry: Entry) -> None:
+        raise AssertionError("nobody changes the membership here")
 
     def propose(self, raft: Raft) -> None:
         try:
@@ -386,7 +347,7 @@ class Simulation:
             disk = machine.durable
             covered = raft.commit <= disk.last_index() and (raft.commit < disk.start or disk.term(raft.commit) == term)
             holding[id] = covered
-        result = joint_vote(self.conf.voters, self.conf.outgoing, holding)
+        result = joint_vote(raft.conf.voters, raft.conf.outgoing, holding)
         assert result is VoteResult.WON, f"entry {raft.commit} is committed, but only {holding} hold it durably"
 
     def check_message(self, machine: Machine, message: Message) -> None:
@@ -429,9 +390,8 @@ class Simulation:
         """Faults stop; everybody is up."""
         self.faulty = False
         self.cut = set()
-        for machine in self.machines.values():
-            if machine.raft is None:
-                machine.start()
+        for machine in self.startable():
+            machine.start()
 
     def converge(self, ticks: int = 200) -> None:
         """From now on the group must elect a leader, commit a new entry, answer a read, and agree, in bounded time."""
@@ -439,8 +399,8 @@ class Simulation:
         marker = context = None
         for _ in range(ticks):
             for machine in self.machines.values():
-                assert machine.raft is not None
-                machine.raft.tick()
+                if machine.raft is not None:
+                    machine.raft.tick()
             self.drain()
             leader = self.leader()
             if leader is not None and (marker is None or leader.term != marker[0]):
@@ -451,11 +411,14 @@ class Simulation:
                 context = self.next_context
                 self.read(leader)
             self.drain()
-            if marker is not None and all(machine.applied >= marker[1] for machine in self.machines.values()):
+            if marker is not None and self.everybody_has(marker[1]):
                 assert self.committed[marker[1]].term == marker[0]
                 assert context is not None
                 return
         raise AssertionError(f"seed {self.seed}: no progress in {ticks} ticks after all faults stopped")
+
+    def everybody_has(self, index: int) -> bool:
+        return all(machine.applied >= index for machine in self.machines.values())
 
     def leader(self) -> Raft | None:
         leaders = [m.raft for m in self.machines.values() if m.raft and m.raft.role is StateRole.LEADER]
@@ -469,10 +432,10 @@ class Simulation:
                 self.deliver()
                 busy = True
             for machine in self.machines.values():
-                assert machine.raft is not None
-                if machine.raft.has_ready() or machine.writing:
+                if machine.raft is not None and (machine.raft.has_ready() or machine.writing or machine.to_apply):
                     self.take_ready(machine)
                     self.finish_write(machine)
+                    self.apply(machine, 100)
                     self.watch(machine)
                     busy = True
             if not busy:

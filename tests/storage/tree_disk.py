@@ -26,6 +26,9 @@ class TreeFile:
         self._step(f"write {self._name}")
         return self._file.pwritev(buffers, offset)
 
+    def zero_fill(self, size_bytes: int) -> None:
+        os.ftruncate(self._file._fd, size_bytes)  # type: ignore[attr-defined]  # a hole will do, and is quick
+
     def write_durably(self, buffers: Sequence[bytes], offset: int) -> int:
         self._step(f"write {self._name}")
         return self._file.write_durably(buffers, offset)

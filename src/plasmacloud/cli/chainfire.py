@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         "serve": Lazy("plasmacloud.cli.serve:serve", "Run one node of the store."),
         "members": Lazy("plasmacloud.cli.members:members", "List the members and how far each one is."),
         "member": Lazy("plasmacloud.cli.members:member", "Add, remove, move and promote members."),
+        "snapshot": Lazy("plasmacloud.cli.snapshot:snapshot", "Save, check and restore snapshots."),
+        "recover": Lazy("plasmacloud.cli.recover:recover", "Go on with one survivor of a lost majority."),
     },
     epilog=examples(
         "plasma chainfire status",

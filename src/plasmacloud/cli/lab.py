@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from plasmacloud.lab.report import Report
 
-PRESET_NAMES = ("full", "quick", "demo")
+PRESET_NAMES = ("full", "quick", "demo", "resilience")
 
 
 @click.group(
@@ -32,6 +32,7 @@ def lab() -> None:
         "plasma lab run                                            # all scenarios on ChainFire",
         "plasma lab run leader-kill --target chainfire --target etcd --trials 50",
         "plasma lab run --preset demo                              # under two minutes",
+        "plasma lab run --preset resilience --target chainfire --target etcd",
         "plasma lab run power-loss --target canary                 # a broken store: must FAIL",
         "plasma lab run leader-kill --threshold leader-kill.rto_max_ms=500",
     )

@@ -8,6 +8,7 @@ Layout::
     TARGET/SCENARIO/events.jsonl  what the lab did, with proof of every fault
     TARGET/SCENARIO/history.jsonl every write that was tried
     TARGET/SCENARIO/status.jsonl  what the nodes said about themselves
+    TARGET/SCENARIO/reads.jsonl   every linearizable read that was tried, where there were any
     TARGET/SCENARIO/readings/     what every node held
     TARGET/SCENARIO/logs/         output of every server process
     report.txt report.json junit.xml

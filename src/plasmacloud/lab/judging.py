@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import msgspec
 
@@ -23,6 +23,7 @@ from plasmacloud.verify.history import Outcome, OutcomeCounts, broken_assumption
 from plasmacloud.verify.leadership import check_leadership
 from plasmacloud.verify.ledger import Disagreement, LedgerResult, check_ledger
 from plasmacloud.verify.order import check_real_time_order, check_same_everywhere
+from plasmacloud.verify.reads import check_reads
 from plasmacloud.verify.statistics import summarize
 
 
@@ -145,22 +146,22 @@ def check_total_traffic(case: Case, required: int) -> Check:
 
 def check_fault_landed(case: Case) -> Check:
     """Every fault left proof that it happened."""
-    injected = [trial for trial in case.trials if trial.fault is not None]
+    injected = sum(len(trial.faults) for trial in case.trials)
     unproven = [
-        f"trial {t.number}: {t.proof.evidence if t.proof else 'no proof was recorded'}"
-        for t in injected
-        if t.proof is None or not t.proof.landed
+        f"trial {t.number}: {proof.evidence if proof else 'no proof was recorded'}"
+        for t in case.trials
+        for _, proof in zip_longest(t.faults, t.proofs[: len(t.faults)])
+        if proof is None or not proof.landed
     ]
     unproven += [
         f"trial {t.number}: {r.node} has the same process {r.new_pid} as before its restart"
-        for t in injected
+        for t in case.trials
         for r in t.restarts
         if r.old_pid == r.new_pid
     ]
     verdict, findings = bad_if(unproven if injected else ["no fault was injected"], Verdict.INCONCLUSIVE)
-    return Check(
-        "fault-landed", verdict, f"{len(injected) - len(unproven)} of {len(injected)} proven", "all proven", findings
-    )
+    measured = f"{max(0, injected - len(unproven))} of {injected} proven"
+    return Check("fault-landed", verdict, measured, "all proven", findings)
 
 
 def check_rpo(case: Case) -> Check:
@@ -250,6 +251,16 @@ def check_rejoin(case: Case) -> Check:
     values = [(t.number, t.rejoin_ms) for t in restarted if t.rejoin_ms is not None]
     behind = [t.number for t in restarted if t.caught_up is not None and not t.caught_up.ok]
     return check_longest("rejoin", values, behind, case.plan.threshold("rejoin_max_ms"))
+
+
+def check_stale_reads(case: Case) -> Check:
+    """No linearizable read showed less than had been acknowledged before it was sent."""
+    result = check_reads(case.record.history, case.record.reads)
+    verdict, findings = bad_if(result.findings)
+    if verdict is Verdict.PASS and not result.compared:
+        verdict, findings = Verdict.INCONCLUSIVE, ("no read succeeded",)
+    measured = f"{len(result.findings)} stale of {result.compared} successful reads, {len(case.record.reads)} sent"
+    return Check("linearizable-reads", verdict, measured, "0 stale", findings)
 
 
 def data_checks(case: Case) -> list[Check]:

@@ -42,6 +42,7 @@ class Plan(msgspec.Struct, frozen=True):
     min_traffic: int = 50
     load_s: float = 5.0
     hold_s: float = 30.0
+    storm_s: float = 30.0
     recovery_deadline_s: float = 30.0
     shortened: str = ""
     reference: bool = False
@@ -66,23 +67,47 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Preset(msgspec.Struct, frozen=True):
-    """How thorough a run is. ``trials`` by scenario name; other scenarios use their own defaults."""
+    """How thorough a run is. ``trials`` by scenario name; other scenarios use their own defaults. ``scenarios``: what
+    is run when the user names none; empty means all."""
 
     name: str
     trials: dict[str, int]
     hold_s: float
     load_s: float
+    storm_s: float
     shortened: str
+    scenarios: tuple[str, ...] = ()
 
 
-FULL = Preset("full", {}, hold_s=30.0, load_s=10.0, shortened="")
+BASIC = (
+    "cluster-formation",
+    "write-replicate-commit",
+    "leader-only-write",
+    "leader-kill",
+    "leader-term",
+    "follower-kill",
+    "power-loss",
+)
+RESILIENT = ("quorum-loss", "pause", "restart-storm", "rolling-restart")
+
+FULL = Preset("full", {}, hold_s=30.0, load_s=10.0, storm_s=60.0, shortened="")
 
 QUICK = Preset(
     "quick",
-    {"leader-only-write": 2, "leader-kill": 5, "leader-term": 5, "follower-kill": 3, "power-loss": 2},
+    {
+        "leader-only-write": 2,
+        "leader-kill": 5,
+        "leader-term": 5,
+        "follower-kill": 3,
+        "power-loss": 2,
+        "quorum-loss": 2,
+        "pause": 3,
+        "rolling-restart": 3,
+    },
     hold_s=5.0,
     load_s=2.0,
-    shortened="quick run: few trials, leadership held for 5 s instead of 30 s",
+    storm_s=10.0,
+    shortened="quick run: few trials, leadership held for 5 s instead of 30 s, a storm of 10 s instead of 60 s",
 )
 
 DEMO = Preset(
@@ -90,7 +115,19 @@ DEMO = Preset(
     {"leader-only-write": 3, "leader-kill": 20, "leader-term": 8, "follower-kill": 3, "power-loss": 3},
     hold_s=6.0,
     load_s=3.0,
+    storm_s=5.0,
     shortened="demo run: few trials, leadership held for 6 s instead of 30 s",
+    scenarios=BASIC,
 )
 
-PRESETS = {preset.name: preset for preset in (FULL, QUICK, DEMO)}
+RESILIENCE = Preset(
+    "resilience",
+    {"quorum-loss": 4, "pause": 10, "rolling-restart": 6},
+    hold_s=6.0,
+    load_s=3.0,
+    storm_s=20.0,
+    shortened="resilience run: few trials, a storm of 20 s instead of 60 s",
+    scenarios=RESILIENT,
+)
+
+PRESETS = {preset.name: preset for preset in (FULL, QUICK, DEMO, RESILIENCE)}

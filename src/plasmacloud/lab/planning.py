@@ -43,7 +43,8 @@ def make_plans(request: Request) -> tuple[list[Plan], list[str]]:
     """The plans in order, and remarks for the user. Raises `ConfigError` for anything that cannot be run."""
     _check_load(request)
     _check_thresholds(request.thresholds)
-    scenarios = [find_scenario(name) for name in dict.fromkeys(request.scenarios)] or list(SCENARIOS.values())
+    names = request.scenarios or request.preset.scenarios or tuple(SCENARIOS)
+    scenarios = [find_scenario(name) for name in dict.fromkeys(names)]
     targets = [find_target(name) for name in dict.fromkeys(request.targets)] or [TARGETS[DEFAULT_TARGET]]
     for target in targets:
         problem = target.missing()
@@ -82,10 +83,11 @@ def _plan(request: Request, target: Target, scenario: Scenario) -> Plan:
         clients=request.clients or request.clients_needed,
         rate_per_s=request.rate_per_s,
         seed=request.seed,
-        thresholds={**scenario.thresholds, **changed},
+        thresholds={**scenario.thresholds, **target.thresholds(scenario.name), **changed},
         op_timeout_ms=request.op_timeout_ms,
         load_s=preset.load_s,
         hold_s=preset.hold_s,
+        storm_s=preset.storm_s,
         shortened=preset.shortened,
     )
 

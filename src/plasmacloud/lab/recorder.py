@@ -6,6 +6,7 @@ buffered and written between trials, so that the lab's own disk use does not dis
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -14,11 +15,15 @@ from plasmacloud.verify.events import AnyEvent
 from plasmacloud.verify.files import UnreadableEvidence, encode_lines, read_lines
 from plasmacloud.verify.history import Op
 from plasmacloud.verify.observations import KeyRecord, Reading, StatusSample
+from plasmacloud.verify.reads import ReadOp
+
+T = TypeVar("T")
 
 PLAN = "plan.json"
 EVENTS = "events.jsonl"
 HISTORY = "history.jsonl"
 STATUSES = "status.jsonl"
+READS = "reads.jsonl"
 READINGS = "readings"
 READING_INDEX = "readings/index.jsonl"
 LOGS = "logs"
@@ -43,6 +48,7 @@ class Record(msgspec.Struct, frozen=True):
     history: list[Op]
     statuses: list[StatusSample]
     readings: list[Reading]
+    reads: list[ReadOp] = msgspec.field(default_factory=list)
 
 
 class Recorder:
@@ -56,6 +62,7 @@ class Recorder:
             (directory / name).touch()
         self._ops: list[Op] = []
         self._statuses: list[StatusSample] = []
+        self._reads: list[ReadOp] = []
 
     def event(self, event: AnyEvent) -> None:
         """Record what the lab did."""
@@ -68,6 +75,10 @@ class Recorder:
     def status(self, sample: StatusSample) -> None:
         """Record a status answer."""
         self._statuses.append(sample)
+
+    def read(self, read: ReadOp) -> None:
+        """Record a finished linearizable read."""
+        self._reads.append(read)
 
     def reading(self, reading: Reading) -> None:
         """Record the contents of all nodes."""
@@ -83,8 +94,11 @@ class Recorder:
         """Write what is buffered."""
         self._append(HISTORY, self._ops)
         self._append(STATUSES, self._statuses)
+        if self._reads:
+            self._append(READS, self._reads)
         self._ops.clear()
         self._statuses.clear()
+        self._reads.clear()
 
     def _append(self, name: str, items: Iterable[object]) -> None:
         with (self.directory / name).open("ab") as file:
@@ -106,7 +120,13 @@ def load_record(directory: Path) -> Record:
         history=read_lines(directory / HISTORY, Op),
         statuses=read_lines(directory / STATUSES, StatusSample),
         readings=readings,
+        reads=_if_there(directory / READS, ReadOp),
     )
+
+
+def _if_there(path: Path, kind: type[T]) -> list[T]:
+    """Observations that only some scenarios make."""
+    return read_lines(path, kind) if path.exists() else []
 
 
 def _load_plan(path: Path) -> Plan:

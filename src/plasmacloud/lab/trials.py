@@ -10,6 +10,7 @@ from plasmacloud.verify.events import (
     FaultInjected,
     FaultProof,
     NodeRestarted,
+    NodeThawed,
     ProcessEnded,
     ServiceResumed,
     TrialBegan,
@@ -18,20 +19,40 @@ from plasmacloud.verify.events import (
 
 
 class Trial(msgspec.Struct):
-    """One repetition. Fields are None, or empty, where the trial did not get that far."""
+    """One repetition. Fields are None, or empty, where the trial did not get that far.
+
+    Most trials have one fault; where there are several, they are injected and proven one after the other, and the
+    trial's window begins with the first.
+    """
 
     number: int
     leader: str
     leader_member: int
     term: int
     began_ns: int
-    fault: FaultInjected | None = None
-    proof: FaultProof | None = None
+    faults: list[FaultInjected] = msgspec.field(default_factory=list)
+    proofs: list[FaultProof] = msgspec.field(default_factory=list)
     resumed: ServiceResumed | None = None
     closed_ns: int | None = None
     caught_up: CaughtUp | None = None
     ended: list[ProcessEnded] = msgspec.field(default_factory=list)
     restarts: list[NodeRestarted] = msgspec.field(default_factory=list)
+    thawed: NodeThawed | None = None
+
+    @property
+    def fault(self) -> FaultInjected | None:
+        """The first fault."""
+        return self.faults[0] if self.faults else None
+
+    @property
+    def proof(self) -> FaultProof | None:
+        """The proof of the first fault."""
+        return self.proofs[0] if self.proofs else None
+
+    @property
+    def proven(self) -> int:
+        """How many of the faults left proof that they landed."""
+        return sum(proof.landed for proof in self.proofs[: len(self.faults)])
 
     @property
     def complete(self) -> bool:
@@ -57,9 +78,9 @@ def assemble(events: Iterable[AnyEvent]) -> list[Trial]:
             continue
         match event:
             case FaultInjected():
-                trial.fault = event
+                trial.faults.append(event)
             case FaultProof():
-                trial.proof = event
+                trial.proofs.append(event)
             case ServiceResumed():
                 trial.resumed = event
             case WindowClosed():
@@ -70,6 +91,8 @@ def assemble(events: Iterable[AnyEvent]) -> list[Trial]:
                 trial.ended.append(event)
             case NodeRestarted():
                 trial.restarts.append(event)
+            case NodeThawed():
+                trial.thawed = event
             case _:
                 pass
     return [trials[number] for number in sorted(trials)]

@@ -13,12 +13,13 @@ from plasmacloud.client.keys import after, prefix_end
 from plasmacloud.client.link import Link
 from plasmacloud.client.outcome import Effect, Verdict, judge
 from plasmacloud.rpc.proto import rpc_pb2
-from plasmacloud.rpc.status import Execution, RpcError
+from plasmacloud.rpc.status import Execution, Metadata, RpcError
 from plasmacloud.verify.observations import KeyRecord
 
 _PUT = "/etcdserverpb.KV/Put"
 _RANGE = "/etcdserverpb.KV/Range"
 _STATUS = "/etcdserverpb.Maintenance/Status"
+_TXN = "/etcdserverpb.KV/Txn"
 _MOVE_LEADER = "/etcdserverpb.Maintenance/MoveLeader"
 _NEEDS_LEADER = (("hasleader", "true"),)
 _PAGE_KEYS = 5_000
@@ -52,6 +53,27 @@ class NodeApi:
         body = await self._call(_PUT, request.SerializeToString(), timeout, Effect.WRITE)
         return rpc_pb2.PutResponse.FromString(body).header.revision
 
+    async def put_once(self, key: str, value: str, *, timeout: float) -> int:
+        """Write a key unless it is there already; returns the revision at which it was written.
+
+        Safe to repeat when the outcome of an attempt is unknown, as long as nobody else writes the key.
+        """
+        name = key.encode()
+        absent = rpc_pb2.Compare(key=name, target=rpc_pb2.Compare.VERSION, result=rpc_pb2.Compare.EQUAL, version=0)
+        put = rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=name, value=value.encode()))
+        get = rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=name))
+        request = rpc_pb2.TxnRequest(compare=[absent], success=[put], failure=[get])
+        body = await self._call(_TXN, request.SerializeToString(), timeout, Effect.WRITE)
+        answer = rpc_pb2.TxnResponse.FromString(body)
+        return answer.header.revision if answer.succeeded else answer.responses[0].response_range.kvs[0].mod_revision
+
+    async def read(self, key: str, *, timeout: float) -> tuple[int, str | None]:
+        """A linearizable read: the node's revision, and the value or None."""
+        request = rpc_pb2.RangeRequest(key=key.encode()).SerializeToString()
+        body = await self._call(_RANGE, request, timeout, Effect.READ, metadata=_NEEDS_LEADER)
+        answer = rpc_pb2.RangeResponse.FromString(body)
+        return answer.header.revision, answer.kvs[0].value.decode() if answer.kvs else None
+
     async def status(self, *, timeout: float) -> rpc_pb2.StatusResponse:
         """The node's own view of itself; needs no quorum."""
         return rpc_pb2.StatusResponse.FromString(await self._call(_STATUS, b"", timeout, Effect.READ))
@@ -83,8 +105,9 @@ class NodeApi:
         """Close the connection."""
         await self._link.close()
 
-    async def _call(self, path: str, body: bytes, timeout: float, effect: Effect) -> bytes:
-        metadata = _NEEDS_LEADER if effect is Effect.WRITE else ()
+    async def _call(self, path: str, body: bytes, timeout: float, effect: Effect, *, metadata: Metadata = ()) -> bytes:
+        if effect is Effect.WRITE:
+            metadata = _NEEDS_LEADER
         call: Awaitable[bytes] = self._link.call(path, body, connect_within=timeout, timeout=timeout, metadata=metadata)
         try:
             return await call

@@ -2,7 +2,8 @@
 
 Each client is sequential and steady: one unique key after the other at a fixed cadence. It stays with one node until
 an attempt fails, then goes on with the next; a failed write is never repeated (its key would not be unique), the next
-one is a new write. The load is bounded in rate, in time (the caller stops it) and in number.
+one is a new write. Only where a scenario asks for it (`Workload.retry_for_s`), writes are made in a form that is safe
+to repeat, and are repeated. The load is bounded in rate, in time (the caller stops it) and in number.
 
 There are many clients, and their turns are spread evenly over a period no shorter than the time limit of one write.
 So a client that waits in vain still takes its next turn on time, and there is a fresh attempt every period / clients
@@ -25,6 +26,7 @@ from plasmacloud.verify.history import Op, Outcome
 
 KEY_PREFIX = "lab/"
 MAX_OPS = 2_000_000
+RETRY_PAUSE_S = 0.01
 
 
 def trial_prefix(trial: int) -> str:
@@ -68,22 +70,31 @@ class Client:
 
     async def _write(self) -> None:
         workload = self._workload
-        node = self.allowed[self._at % len(self.allowed)]
+        node = self._next_node()
         trial = workload.trial
         workload.under_way[trial] += 1
         self._seq += 1
         key = f"{trial_prefix(trial)}{self.number:03d}/{self._seq:06d}"
         value = f"{self.number}.{self._seq}.{self._rng.getrandbits(48):012x}"
         invoke_ns = time.monotonic_ns()
-        outcome, revision, problem, answered = Outcome.INFO, 0, "cancelled", False
+        give_up_ns = invoke_ns + int(workload.retry_for_s * 1e9)
+        outcome, revision, problem, answered, attempts, unsure = Outcome.INFO, 0, "cancelled", False, 0, False
         try:
-            revision = await self._api(node).put(key, value, timeout=workload.op_timeout_s)
-            outcome, problem, answered = Outcome.OK, "", True
-        except AttemptFailed as error:
-            outcome = Outcome.FAIL if error.known is Known.NOT_EXECUTED else Outcome.INFO
-            problem, answered = str(error), error.answered
-            if node in self.allowed:
-                self._at = self.allowed.index(node) + 1
+            while outcome is not Outcome.OK and (attempts == 0 or time.monotonic_ns() < give_up_ns):
+                if attempts:
+                    await asyncio.sleep(RETRY_PAUSE_S)
+                attempts += 1
+                node = self._next_node()
+                outcome, problem, answered = Outcome.INFO, "cancelled", False
+                try:
+                    revision = await self._put(node, key, value)
+                    outcome, problem, answered = Outcome.OK, "", True
+                except AttemptFailed as error:
+                    unsure |= error.known is Known.UNKNOWN
+                    outcome = Outcome.INFO if unsure else Outcome.FAIL
+                    problem, answered = str(error), error.answered
+                    if node in self.allowed:
+                        self._at = self.allowed.index(node) + 1
         finally:
             workload.finished(
                 Op(
@@ -99,8 +110,18 @@ class Client:
                     revision=revision,
                     error=problem,
                     answered=answered,
+                    attempts=max(1, attempts),
                 )
             )
+
+    def _next_node(self) -> str:
+        return self.allowed[self._at % len(self.allowed)]
+
+    async def _put(self, node: str, key: str, value: str) -> int:
+        api, timeout = self._api(node), self._workload.op_timeout_s
+        if self._workload.retry_for_s:
+            return await api.put_once(key, value, timeout=timeout)
+        return await api.put(key, value, timeout=timeout)
 
     def _api(self, node: str) -> NodeApi:
         if node not in self._apis:
@@ -125,6 +146,8 @@ class Workload:
         self.unknown = 0
         self.refused = 0
         self.newest_invoke_acknowledged_ns = 0
+        self.newest_key, self.newest_revision = "", 0  # of all acknowledged writes, that with the highest revision
+        self.retry_for_s = 0.0  # > 0: make writes in a way that is safe to repeat, and repeat them for so long
         self._recorder = recorder
         self._changed = asyncio.Event()
         self._clients = [
@@ -211,6 +234,8 @@ class Workload:
             case Outcome.OK:
                 self.acknowledged += 1
                 self.newest_invoke_acknowledged_ns = max(self.newest_invoke_acknowledged_ns, op.invoke_ns)
+                if op.revision > self.newest_revision:
+                    self.newest_key, self.newest_revision = op.key, op.revision
             case Outcome.FAIL:
                 self.refused += 1
             case Outcome.INFO:

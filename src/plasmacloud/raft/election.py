@@ -13,6 +13,13 @@ never served on the strength of it.
 *Transfer* (§3.10): the leader brings the target's log up to date and tells it to campaign at once; such a vote is
 marked, and granted in spite of the lease.
 
+*Who has a say.* A candidate asks the voters of the configuration that it has applied, and counts only them. Whoever is
+asked answers, learner, stranger or removed: the asker's configuration may be newer than its own, and a vote does no
+harm where it does not count. A learner never stands, nor does anybody who knows of a committed change of the membership
+and has not applied it. Beyond that, requests and answers tell up to which entry the sender knows the log to be
+committed. Otherwise a removed leader could block those who stay: they need its vote until they learn that the removal
+is committed, and it refuses them, because its log ends with entries that it could not spread any more.
+
 A candidate's vote for itself counts once it is durable (the requests leave at the same time): else a single voter would
 lead a term that its disk does not know, and lead it again, differently, after a crash.
 """
@@ -63,6 +70,7 @@ class Election(Replication):
         if self.role is StateRole.LEADER or not self._promotable:
             return
         if self.log.has_unapplied_membership:
+            self.leader_id = 0
             self._campaign_in(1, force=force)  # the configuration is outdated; see again a tick later
             return
         self._reset(self.term if pre_vote else self.term + 1)
@@ -85,6 +93,8 @@ class Election(Replication):
                 log_term=last_term,
                 index=last,
                 force=force,
+                commit=self.log.commit,
+                hint_term=self.log.term(self.log.commit),
             )
             (self._messages if pre_vote else self._after_sync).append(request)
 
@@ -121,12 +131,23 @@ class Election(Replication):
         own.recent_active = True
         self._term_start = self._append_own(EntryKind.EMPTY, b"")
 
+    def _learn_commit(self, message: Message) -> None:
+        """An entry that somebody knows to be committed is so for everybody who has it, whoever leads by now."""
+        log = self.log
+        if self.role is StateRole.LEADER or not log.matches(message.commit, message.hint_term):
+            return
+        if log.commit_to(message.commit) and self.role is not StateRole.FOLLOWER and log.has_unapplied_membership:
+            self._become_follower(self.term, 0)
+            self._campaign_in(1)
+
     def _on_vote_response(self, message: Message) -> None:
+        self._learn_commit(message)
         if self.role is StateRole.CANDIDATE:
             self.tracker.record_vote(message.sender, not message.reject)
             self._decide()
 
     def _on_pre_vote_response(self, message: Message) -> None:
+        self._learn_commit(message)
         # a grant carries the term that was asked for, a refusal the voter's own
         current = message.reject or message.term == self.term + 1
         if self.role is StateRole.PRE_CANDIDATE and current:
@@ -135,31 +156,38 @@ class Election(Replication):
 
     # -- voting ----------------------------------------------------------------------------------------------------
 
+    def _answer_vote(self, kind: MessageType, to: int, term: int, *, reject: bool = False) -> Message:
+        commit = self.log.commit
+        return Message(kind, to, self.id, term, commit=commit, hint_term=self.log.term(commit), reject=reject)
+
     def _on_vote(self, message: Message) -> None:
+        self._learn_commit(message)
         free = self.vote == message.sender or (self.vote == 0 and self.leader_id == 0)
         grant = free and self.log.is_up_to_date(message.index, message.log_term)
         if grant:
             self._give_vote(message.sender)
             self._election_elapsed = 0
             self._hint_countdown = 0
-        self._after_sync.append(
-            Message(MessageType.VOTE_RESPONSE, message.sender, self.id, self.term, reject=not grant)
-        )
+        answer = self._answer_vote(MessageType.VOTE_RESPONSE, message.sender, self.term, reject=not grant)
+        self._after_sync.append(answer)
 
     def _on_pre_vote(self, message: Message) -> None:
+        self._learn_commit(message)
         if message.term <= self.term or not self.log.is_up_to_date(message.index, message.log_term):
-            self._messages.append(
-                Message(MessageType.PRE_VOTE_RESPONSE, message.sender, self.id, self.term, reject=True)
-            )
+            self._refuse_pre_vote(message)
             if self._hint_countdown:  # the one ahead of us cannot win
                 self._campaign(pre_vote=True)
             return
         self._grant_pre_vote(message)
 
+    def _refuse_pre_vote(self, request: Message) -> None:
+        answer = self._answer_vote(MessageType.PRE_VOTE_RESPONSE, request.sender, self.term, reject=True)
+        self._messages.append(answer)
+
     def _grant_pre_vote(self, request: Message) -> None:
         if self._hint_countdown:  # let the one ahead of us try first
             self._campaign_in(self.config.election_ticks)
-        self._messages.append(Message(MessageType.PRE_VOTE_RESPONSE, request.sender, self.id, request.term))
+        self._messages.append(self._answer_vote(MessageType.PRE_VOTE_RESPONSE, request.sender, request.term))
 
     def _defer_pre_vote(self, request: Message) -> None:
         """Remember a request that a living leader forbids to grant."""

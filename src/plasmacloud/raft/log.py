@@ -15,6 +15,10 @@ before it (`Raft.propose_membership`), so of several in a log **all but the last
 knows that from its leader, who told it the commit index together with the entry. A restarted one may have lost it,
 because the commit index is not synced for its own sake; it is derived again from the log. Without that, a member that
 restarts two configurations behind could win an election with a majority that nobody else recognises any more.
+
+The one exception to the lazy commit index: a change of the membership is handed out for applying only when the disk
+knows that it is committed (``hardened``). So no member ever falls back behind a configuration that it once had in
+force, and asks for the votes of members which have left since, and whose machines may be gone.
 """
 
 from collections import deque
@@ -259,16 +263,29 @@ class RaftLog:
         self.commit = index
         return True
 
-    @property
-    def has_committed(self) -> bool:
+    def has_committed(self, hardened: int) -> bool:
         """Whether there are durable, committed entries that were not handed out for applying."""
-        return self._applying < self.commit and self._applying < self.durable
+        return self._applying < self._appliable(hardened)
 
-    def take_committed(self, max_bytes: int) -> list[Entry]:
-        """The next entries to apply; all of them are durable here."""
-        if not self.has_committed:
+    def _appliable(self, hardened: int) -> int:
+        upto = min(self.commit, self.durable)
+        for index in self.memberships:
+            if index > hardened:
+                return min(upto, index - 1)
+        return upto
+
+    def needs_hardening(self, hardened: int) -> bool:
+        """Whether a change of the membership waits for a durable commit index beyond ``hardened``."""
+        upto = min(self.commit, self.durable)
+        return any(hardened < index <= upto for index in self.memberships)
+
+    def take_committed(self, max_bytes: int, hardened: int) -> list[Entry]:
+        """The next entries to apply. All of them are durable here; of those that change the membership, the disk also
+        knows that they are committed.
+        """
+        if not self.has_committed(hardened):
             return []
-        hi = min(self.commit, self.durable) + 1
+        hi = self._appliable(hardened) + 1
         entries = self._stable.entries(self._applying + 1, hi, max_bytes)
         assert entries[0].index == self._applying + 1
         self._applying = entries[-1].index

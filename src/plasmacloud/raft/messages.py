@@ -8,8 +8,9 @@ APPEND_RESPONSE              term, index (matched up to; or the refused ``index`
 COMMIT                       term, index + log_term (as APPEND), commit; wants no answer
 HEARTBEAT                    term, commit (never above what the follower acknowledged), context (read round)
 HEARTBEAT_RESPONSE           term, context
-VOTE, PRE_VOTE               term (asked for), index + log_term (last entry), force (leadership transfer)
-VOTE_RESPONSE, PRE_VOTE_...  term, reject
+VOTE, PRE_VOTE               term (asked for), index + log_term (last entry), force (leadership transfer),
+                             commit + hint_term (an entry known to be committed)
+VOTE_RESPONSE, PRE_VOTE_...  term, reject, commit + hint_term (as VOTE)
 SNAPSHOT                     term, index + log_term (what it covers), data (encoded ConfState)
 PROPOSE                      data; no term
 READ_INDEX                   context; no term

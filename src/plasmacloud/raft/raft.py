@@ -142,8 +142,15 @@ class Raft(Election):
             if not self._hint_countdown:
                 self._campaign(pre_vote=not self._hint_force, force=self._hint_force)
         elif self._election_elapsed >= self._randomized_timeout:
+            self._time_out()
+
+    def _time_out(self) -> None:
+        """Nothing was heard of a leader for an election timeout."""
+        if self._promotable:
             self._election_elapsed = 0
             self.campaign()
+        else:
+            self.leader_id = 0  # or the lease would protect it for ever, in case that a candidate counts on this vote
 
     def _tick_leader(self) -> None:
         if self._transferee:
@@ -213,9 +220,7 @@ class Raft(Election):
         if message.type in FROM_LEADER:
             self._respond(Message(MessageType.APPEND_RESPONSE, message.sender, self.id, self.term, reject=True))
         elif message.type is MessageType.PRE_VOTE:
-            self._messages.append(
-                Message(MessageType.PRE_VOTE_RESPONSE, message.sender, self.id, self.term, reject=True)
-            )
+            self._refuse_pre_vote(message)
 
     def _on_propose(self, message: Message) -> None:
         """A proposal that another member forwarded; if it cannot be taken, its origin finds out by a timeout."""
@@ -235,11 +240,12 @@ class Raft(Election):
             or self._messages
             or self._after_sync
             or log.has_unwritten
-            or log.has_committed
+            or log.has_committed(self._hard_state_durable.commit)
             or self._read_states
             or self._pending_snapshot is not None
             or self.term != handed.term
             or self.vote != handed.vote
+            or (log.memberships and log.needs_hardening(handed.commit))
             or (self._reads_waiting and self._reads_due)
         )
 
@@ -255,6 +261,8 @@ class Raft(Election):
         snapshot, self._pending_snapshot = self._pending_snapshot, None
         handed = self._hard_state_handed
         promise = self.term != handed.term or self.vote != handed.vote
+        if log.memberships and not promise:
+            promise = log.needs_hardening(handed.commit)
         must_sync = promise or bool(entries) or snapshot is not None
         rd = Ready(
             hard_state=self._take_hard_state() if must_sync else None,
@@ -262,7 +270,7 @@ class Raft(Election):
             entries=entries,
             messages=self._messages,
             after_sync=self._after_sync,
-            committed=log.take_committed(self.config.max_apply_bytes),
+            committed=log.take_committed(self.config.max_apply_bytes, self._hard_state_durable.commit),
             read_states=self._read_states,
             must_sync=must_sync,
         )
@@ -276,7 +284,8 @@ class Raft(Election):
         return rd
 
     def _take_hard_state(self) -> HardState | None:
-        """The hard state if it changed. The commit index alone is no reason to write: it rides along.
+        """The hard state if it changed. The commit index alone is no reason to write, but for a change of the
+        membership: it rides along.
 
         It is capped at what is durable, so that a crash never leaves a commit index beyond the end of the log.
         """

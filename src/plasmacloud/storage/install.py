@@ -39,13 +39,14 @@ _ASIDE = re.compile(r".+\.before-[0-9]+")
 _FORMAT = 1
 STATE = "state"
 LOG = "wal"
+OWNER = "member.json"
 
 
 class Replacement(msgspec.Struct, frozen=True):
     """``fresh`` takes the name ``name``; what had it is called ``aside`` from then on. All in the data directory."""
 
     name: str
-    fresh: str
+    fresh: str  # empty: nothing takes the name
     aside: str
     keep: bool = False  # whether what was replaced stays
 
@@ -139,7 +140,7 @@ def decide(data_dir: Path, pending: Pending, *, disk: Disk | None = None) -> Non
     disk = OsDisk() if disk is None else disk
     try:
         names = set(disk.list_directory(data_dir))
-        missing = [part.fresh for part in pending.replacements if part.fresh not in names]
+        missing = [part.fresh for part in pending.replacements if part.fresh and part.fresh not in names]
         if missing or PENDING_NAME in names:
             problem = f"{', '.join(missing)} is missing" if missing else "another installation is not finished"
             raise BadInstall(f"cannot install {pending.what} in {data_dir}: {problem}")
@@ -193,12 +194,15 @@ def pending_install(data_dir: Path, *, disk: Disk | None = None) -> Pending | No
     return pending
 
 
-def finish_pending(data_dir: Path, *, wal: Wal | None = None, disk: Disk | None = None) -> Pending | None:
+def finish_pending(
+    data_dir: Path, *, wal: Wal | None = None, change_owner: bool = False, disk: Disk | None = None
+) -> Pending | None:
     """Carry out what was decided, and remove what was never decided. Call it at every start, before anything is opened.
 
     Returns what was finished, for the log. A running member that installs a snapshot passes its open log, which it has
-    moved to the mark already (`Wal.mark`, durable), and has closed its state store. Raises `DirectoryInUse` while a
-    member runs in the directory, `BadInstall`, or `StorageError`; it may be called again then.
+    moved to the mark already (`Wal.mark`, durable), and has closed its state store. Only with ``change_owner`` it gives
+    the directory another owner: who starts a member has already concluded from ``member.json`` who it is. Raises
+    `DirectoryInUse` while a member runs in the directory, `BadInstall`, or `StorageError`; it may be called again then.
     """
     disk = OsDisk() if disk is None else disk
     try:
@@ -208,6 +212,11 @@ def finish_pending(data_dir: Path, *, wal: Wal | None = None, disk: Disk | None 
     pending = pending_install(data_dir, disk=disk)
     if pending is None and not _leftovers(names):
         return None
+    if pending is not None and not change_owner and OWNER + FRESH_SUFFIX in names:
+        raise BadInstall(
+            f"{pending.what} of {data_dir} was begun and not finished",
+            hint="run the same command again: it goes on from there",
+        )
     try:
         if pending is not None and pending.log is not None:
             _move_log(data_dir, pending.log, wal, disk)
@@ -278,7 +287,7 @@ def _move_log(data_dir: Path, move: LogMove, wal: Wal | None, disk: Disk) -> Non
 def _replace(data_dir: Path, pending: Pending, disk: Disk) -> None:
     for part in pending.replacements:
         names = disk.list_directory(data_dir)
-        if part.fresh not in names:
+        if part.fresh and part.fresh not in names:
             if part.name not in names:
                 raise BadInstall(f"{data_dir / part.name} is missing, and nothing is there to replace it")
             continue  # done before
@@ -288,8 +297,9 @@ def _replace(data_dir: Path, pending: Pending, disk: Disk) -> None:
                 disk.sync_directory(data_dir)
             disk.rename(data_dir / part.name, data_dir / part.aside)
             disk.sync_directory(data_dir)
-        disk.rename(data_dir / part.fresh, data_dir / part.name)
-        disk.sync_directory(data_dir)
+        if part.fresh:
+            disk.rename(data_dir / part.fresh, data_dir / part.name)
+            disk.sync_directory(data_dir)
     for part in pending.replacements:
         if not part.keep:
             disk.remove_tree(data_dir / part.aside)
@@ -300,7 +310,7 @@ def _replace(data_dir: Path, pending: Pending, disk: Disk) -> None:
 
 def _leftovers(names: set[str]) -> list[str]:
     """What a crash before the decision, or during the last removals, has left."""
-    known = (STATE, LOG, "member.json")
+    known = (STATE, LOG, OWNER)
     unborn = {name + FRESH_SUFFIX for name in known} | {_PENDING_TEMPORARY}
     dead = {name + _OLD_SUFFIX for name in known if name in names}
     return sorted(names & (unborn | dead))

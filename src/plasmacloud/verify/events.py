@@ -82,6 +82,17 @@ class NodeRestarted(Event, frozen=True, tag="node-restarted"):
     new_pid: int
 
 
+class NodeThawed(Event, frozen=True, tag="node-thawed"):
+    """A frozen process was told to go on; taken immediately before. The states are those of all its threads, from
+    /proc, just before and just after."""
+
+    node: str
+    pid: int
+    frozen_ms: float
+    states_before: str
+    states_after: str
+
+
 class CaughtUp(Event, frozen=True, tag="caught-up"):
     """Every running node has applied at least ``revision``; or, with ``ok`` false, did not within the deadline."""
 
@@ -137,6 +148,7 @@ AnyEvent = (
     | ServiceResumed
     | WindowClosed
     | NodeRestarted
+    | NodeThawed
     | CaughtUp
     | HoldBegan
     | HoldEnded

@@ -28,7 +28,8 @@ class Op(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``return_ns`` is when the client stopped waiting; for ``info`` this says nothing about the effect.
     ``revision`` is the one the acknowledgement carried, 0 otherwise. ``answered``: the outcome is the node's own word,
-    not a connection that failed or a deadline that passed.
+    not a connection that failed or a deadline that passed. ``attempts``: more than one only where the write was made
+    in a way that is safe to repeat; the outcome is that of all attempts together.
     """
 
     trial: int
@@ -43,6 +44,7 @@ class Op(msgspec.Struct, frozen=True, omit_defaults=True):
     revision: int = 0
     error: str = ""
     answered: bool = True
+    attempts: int = 1
 
     def __post_init__(self) -> None:
         if self.return_ns < self.invoke_ns:

@@ -7,8 +7,12 @@ from plasmacloud.lab.scenarios.formation import ClusterFormation
 from plasmacloud.lab.scenarios.leader_kill import LeaderKill
 from plasmacloud.lab.scenarios.leader_only_write import LeaderOnlyWrite
 from plasmacloud.lab.scenarios.leader_term import LeaderTerm
+from plasmacloud.lab.scenarios.pause import Pause
 from plasmacloud.lab.scenarios.power_loss import PowerLoss
+from plasmacloud.lab.scenarios.quorum_loss import QuorumLoss
 from plasmacloud.lab.scenarios.replicate import WriteReplicateCommit
+from plasmacloud.lab.scenarios.restart_storm import RestartStorm
+from plasmacloud.lab.scenarios.rolling_restart import RollingRestart
 
 _ALL: tuple[Scenario, ...] = (
     ClusterFormation(),
@@ -18,6 +22,10 @@ _ALL: tuple[Scenario, ...] = (
     LeaderTerm(),
     FollowerKill(),
     PowerLoss(),
+    QuorumLoss(),
+    Pause(),
+    RestartStorm(),
+    RollingRestart(),
 )
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in _ALL}
 

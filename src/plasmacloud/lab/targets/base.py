@@ -5,7 +5,7 @@ protocol, the same for every target.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -40,6 +40,10 @@ class Target(ABC):
     @abstractmethod
     def traits(self) -> Traits:
         """What a judge must know."""
+
+    def thresholds(self, scenario: str) -> Mapping[str, float]:
+        """Thresholds of a scenario that are other for this target because it is made otherwise; most have none."""
+        return {}
 
     @abstractmethod
     def argv(self, node: NodeSpec, cluster: Sequence[NodeSpec]) -> list[str]:

@@ -7,7 +7,7 @@ that starts etcd as its child; a signal would hit the script, so anything that i
 import importlib.util
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -57,6 +57,10 @@ class Etcd(Target):
     def traits(self) -> Traits:
         # etcd ends a clean stop by sending itself the signal again, so waitpid reports SIGTERM.
         return Traits(term_lags=True, graceful_statuses=(0, -15), election_timeout_ms=self.election_timeout_ms)
+
+    def thresholds(self, scenario: str) -> Mapping[str, float]:
+        # etcd draws each follower's timeout from one to two times the configured one, and ends it on a tick.
+        return {"rto_max_election_timeouts": 2.5} if scenario == "pause" else {}
 
     def argv(self, node: NodeSpec, cluster: Sequence[NodeSpec]) -> list[str]:
         members = ",".join(f"{other.name}={other.peer.url}" for other in cluster)
