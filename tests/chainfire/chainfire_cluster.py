@@ -55,8 +55,15 @@ class Node:
         return self.log_path.read_text() if self.log_path.exists() else ""
 
     def wait_for_log(self, text: str, *, times: int = 1) -> None:
-        """Wait until the log contains ``text`` so many times."""
-        wait_until(f"{text!r} in the log of {self.name}:\n{self.log[-2000:]}", lambda: self.log.count(text) >= times)
+        """Wait until the log contains ``text`` so many times. Fails at once when the member ends before."""
+
+        def found() -> bool:
+            ended = self.process is not None and not self.process.running
+            count = self.log.count(text)
+            assert count >= times or not ended, f"{self.name} ended, its last words:\n{self.log[-3000:]}"
+            return count >= times
+
+        wait_until(f"{text!r} in the log of {self.name}", found)
 
 
 class Cluster:

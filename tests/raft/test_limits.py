@@ -118,6 +118,20 @@ def test_a_member_that_cannot_be_reached_is_not_sent_to_until_it_answers_a_heart
     assert appends_to_2(node) == [2], "both, from the last acknowledged on"
 
 
+def test_a_member_unreachable_before_it_ever_answered_is_not_sent_the_log_from_its_beginning() -> None:
+    """A new leader finds by probing, from its end on, where the logs part. Not reaching the member teaches nothing."""
+    node = Node(1, ConfState(voters=frozenset({1, 2, 3})), entries=log_of(1, 1, 1), pre_vote=False)
+    node.raft.campaign()
+    node.take()
+    node.raft.step(Message(M.VOTE_RESPONSE, 1, 2, 2))
+    node.take()
+    before = node.raft.status().progress[3].next
+    assert before == 4
+    node.raft.peer_unreachable(3)
+    node.raft.peer_lost(3)
+    assert node.raft.status().progress[3].next == before
+
+
 def test_unreachable_in_answer_to_every_send_comes_to_rest() -> None:
     node = replicating()
     node.raft.propose(b"x")

@@ -8,22 +8,34 @@ keeps everything until a later checkpoint succeeds. Any other failure of the dis
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from plasmacloud.base.errors import StorageError
 from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire.replica import Replica
+from plasmacloud.raft.membership import ConfState
 from plasmacloud.storage.state import StateStore
 from plasmacloud.storage.wal import Wal
 from plasmacloud.storage.wal_errors import DiskFull
 
 _POLL_S = 0.1
 _UNSAVED_BYTES = 64 << 20  # gathered state beyond this does not wait for the interval
-_KEEP_ENTRIES = 10_000  # kept in the log behind the floor, for a member that was only just restarted
-_KEEP_BYTES = 256 << 20  # unless the log has grown beyond this
+_KEEP_ENTRIES = 10_000  # kept in the log behind what every member has, for one that was only just restarted
+_MAX_ENTRIES = 200_000  # kept at most for a member that lacks them; then it gets a snapshot instead
+_MAX_BYTES = 512 << 20  # and the log is no larger than this, roughly
 _RETRY_S = 5.0
 _COMPACTION_SLICE = 2_000  # keys
 _COMPACTION_SLICES = 50  # at most, between two looks at the clock
 
 log = get_logger("chainfire")
+
+
+class _Saved(msgspec.Struct, frozen=True):
+    """What the last checkpoint covers."""
+
+    index: int
+    term: int
+    conf: ConfState
 
 
 class Checkpointer:
@@ -44,8 +56,8 @@ class Checkpointer:
         self._interval_s = interval_s
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
-        self._saved_index = replica.machine.applied_index
-        self._saved_term = replica.machine.applied_term
+        machine = replica.machine
+        self._saved = _Saved(machine.applied_index, machine.applied_term, machine.cluster.conf)
         self._running = asyncio.Lock()
 
     async def run(self) -> None:
@@ -69,7 +81,7 @@ class Checkpointer:
         """Commit everything applied so far; waits for space on a full disk. Raises `StorageError`."""
         async with self._running:
             machine = self._replica.machine
-            if machine.applied_index == self._saved_index:
+            if machine.applied_index == self._saved.index:
                 return
             checkpoint = machine.take_checkpoint()
             while True:
@@ -83,19 +95,29 @@ class Checkpointer:
                     log.warning("no space for a checkpoint, the log keeps everything", error=str(error))
                     await asyncio.sleep(_RETRY_S)
             machine.checkpoint_done()
-            self._saved_index = checkpoint.state.applied_index
-            self._saved_term = checkpoint.state.applied_term
+            self._saved = _Saved(checkpoint.state.applied_index, checkpoint.state.applied_term, checkpoint.conf)
 
     def _shorten_log(self) -> None:
-        """Let entries go that are in a checkpoint here and in the log of every member."""
-        floor = min(self._replica.floor, self._saved_index)
-        spare = 0 if self._wal.size_bytes() > _KEEP_BYTES else _KEEP_ENTRIES
-        target = floor - spare
-        if target - self._wal.first_index() < _KEEP_ENTRIES and spare:
-            return
-        if target >= self._wal.first_index():
-            conf = self._replica.raft.conf.encode()
-            self._wal.mark(self._saved_index, self._saved_term, conf, keep=self._saved_index - target)
+        """Let entries go that are in a checkpoint here.
+
+        Those that some member lacks are kept, up to a limit in number and in bytes; so are those behind a snapshot that
+        is under way. A member that lacks more than that gets a snapshot.
+        """
+        wal, saved = self._wal, self._saved
+        target = min(self._replica.floor, saved.index) - _KEEP_ENTRIES
+        if self._replica.snapshots is not None and self._replica.snapshots.floor is not None:
+            target = min(target, self._replica.snapshots.floor)
+        target = max(target, saved.index - _MAX_ENTRIES)
+        if wal.size_bytes() > _MAX_BYTES:
+            target = max(target, saved.index - _KEEP_ENTRIES, self._middle())
+        if target - wal.first_index() >= _KEEP_ENTRIES // 2 or (
+            wal.size_bytes() > _MAX_BYTES and target > wal.first_index()
+        ):
+            wal.mark(saved.index, saved.term, saved.conf.encode(), keep=saved.index - target)
+
+    def _middle(self) -> int:
+        """Half of what the log holds, when few large entries fill it."""
+        return (self._wal.first_index() + self._saved.index) // 2
 
     async def _compact_store(self) -> None:
         """Some slices of a pending compaction, with room for others between them."""

@@ -121,6 +121,26 @@ def decode_member_command(kind: int, body: bytes) -> MemberCommand:
     return msgspec.msgpack.decode(body, type=MEMBER_COMMANDS[kind])
 
 
+_CHANGE_LANE = 0x6368616E67657321
+
+
+def change_origin(member_id: int) -> int:
+    """The origin of a member's membership commands: they have a session of their own (see `lane`)."""
+    return member_id ^ _CHANGE_LANE
+
+
+def removes(kind: int, body: bytes) -> int:
+    """The member that a command removes; 0: none."""
+    if kind != CommandKind.MEMBER_REMOVE:
+        return 0
+    try:
+        command = decode_member_command(kind, body)
+    except msgspec.MsgspecError:
+        return 0
+    assert isinstance(command, RemoveMember)
+    return command.member_id
+
+
 _KINDS = frozenset(CommandKind)
 
 

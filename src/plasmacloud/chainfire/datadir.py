@@ -39,6 +39,10 @@ _FORMATS = (1, 2)  # 1 has no birth and no earlier incarnations
 _TEMPORARY = "member.tmp"  # may be left by a crash during the very first start
 _IDENTITY = "member.json"
 _LOCK = "LOCK"
+JOIN_NOTE = "join.json"
+"""Which place in the cluster this member was given; see `place`."""
+PROMISE_NOTE = "promise.json"
+"""With whom this machine has promised to found a cluster; see `forming`."""
 _JUMP_BITS = 30  # with a clock that stands still, two lives that continue the same one still differ
 
 
@@ -166,8 +170,36 @@ def open_data_dir(
     return DataDir(path, life, lock)
 
 
+class Place(NamedTuple):
+    """Whose data directory this is."""
+
+    name: str
+    cluster_id: int
+    member_id: int
+
+
+def read_place(path: Path) -> Place | None:
+    """Whose data directory ``path`` is; None when it is nobody's yet. Raises `ConfigError` when it cannot be read."""
+    found = _read(path / _IDENTITY)
+    return None if found is None else Place(found.name, int(found.cluster_id, 16), int(found.member_id, 16))
+
+
+def write_note(path: Path, name: str, content: bytes) -> None:
+    """Keep a note in a data directory that is still to be made, durably. Raises `ConfigError` or `StorageError`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not _is_fresh(path):
+            raise ConfigError(
+                f"{path} is not empty, and not a ChainFire data directory",
+                hint="choose an empty or a new directory for --data-dir",
+            )
+        write_durably(path / name, _TEMPORARY, content)
+    except OSError as error:
+        raise StorageError(f"cannot use the data directory {path}: {error.strerror}") from error
+
+
 def _is_fresh(path: Path) -> bool:
-    return all(item.name in (_TEMPORARY, _LOCK) for item in path.iterdir())
+    return all(item.name in (_TEMPORARY, _LOCK, JOIN_NOTE, PROMISE_NOTE) for item in path.iterdir())
 
 
 def next_life(last: Life | None, *, has_log: bool, withdrawn: bool = False, now_ns: int) -> Life:

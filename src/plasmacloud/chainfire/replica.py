@@ -16,38 +16,65 @@ checkpoints; the log is shortened only behind a finished checkpoint.
 import asyncio
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.base.logging import get_logger
-from plasmacloud.chainfire.commands import check_batch, encode_batch
+from plasmacloud.chainfire.cluster_state import ClusterState
+from plasmacloud.chainfire.commands import (
+    MEMBERSHIP_KINDS,
+    CommandKind,
+    PromoteMember,
+    RemoveMember,
+    change_origin,
+    check_batch,
+    decode,
+    encode_batch,
+    encode_member_command,
+    removes,
+)
 from plasmacloud.chainfire.config import ServerConfig
-from plasmacloud.chainfire.members import Member, Publication, publication_name
-from plasmacloud.chainfire.proposals import Batch, Overloaded, ProposalQueue
+from plasmacloud.chainfire.datadir import DataDir
+from plasmacloud.chainfire.lane import Lane
+from plasmacloud.chainfire.members import format_id
+from plasmacloud.chainfire.membership_policy import (
+    Decision,
+    JoinProgress,
+    MembershipPolicy,
+    Promote,
+    RemoveStaleLearner,
+    ReportBack,
+    ReportDead,
+)
+from plasmacloud.chainfire.membership_view import ACTIVE_S, MembershipView, admit, look
+from plasmacloud.chainfire.peer_memory import Forgotten, PeerRegister, forgotten
+from plasmacloud.chainfire.proposals import Overloaded, ProposalQueue
 from plasmacloud.chainfire.reads import ReadQueue
-from plasmacloud.chainfire.state_machine import StateMachine
+from plasmacloud.chainfire.snapshot_flow import SnapshotFlow
+from plasmacloud.chainfire.state_machine import Applied, StateMachine
 from plasmacloud.raft.codec import decode_message, encode_message
 from plasmacloud.raft.errors import NotLeader, ProposalRefused
-from plasmacloud.raft.messages import Message
+from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.raft import Raft, Ready
 from plasmacloud.rpc.peer import PeerTransport
+from plasmacloud.rpc.peer_wire import Refusal, RefusalCode
 from plasmacloud.rpc.status import StatusCode
-from plasmacloud.storage.entry import Entry
+from plasmacloud.storage.entry import Entry, EntryKind
 from plasmacloud.storage.wal import Wal
 
 # First byte of a frame between members.
 _RAFT = b"\x00"  # a raft message
 _COMMANDS = b"\x01"  # a batch of commands for the leader
 _FLOOR = b"\x02"  # the index up to which every member has the log
+_CHANGE = b"\x03"  # a batch of one membership command for the leader
+_SNAPSHOT = b"\x04"  # a frame of a snapshot transfer
 
 _INDEX = struct.Struct("<Q")
 _BATCH_BYTES = 1 << 20  # a batch of commands is closed beyond this size
 _ENTRY_BYTES = 4 << 20  # so is an entry of several batches
 _APPLY_BUDGET_S = 0.005  # applying yields to heartbeats after this long
-_RESEND_MIN_S = 0.3
-_RESEND_MAX_S = 2.0
 _READ_RETRY_S = 0.15
 _EXPIRE_TICKS = 5
 
@@ -81,6 +108,21 @@ STOPPING = "chainfire: not executed: the member is shutting down"
 RESULT_LOST = "chainfire: outcome unknown: the write was executed while this member was catching up"
 
 
+class _Logged:
+    """Nobody waits for the command; its failure is logged, and it is decided anew whether to send it again."""
+
+    done = False
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def reply(self, _body: bytes) -> None:
+        pass
+
+    def fail(self, code: StatusCode, message: str) -> None:
+        log.info("not done", what=self._what, code=code.name, reason=message)
+
+
 class Replica:
     """Drives one member. `start` and `stop` belong to the server; the rest to its services."""
 
@@ -88,7 +130,8 @@ class Replica:
         self,
         config: ServerConfig,
         *,
-        incarnation: int,
+        data: DataDir,
+        peers: PeerRegister,
         wal: Wal,
         machine: StateMachine,
         raft: Raft,
@@ -101,7 +144,7 @@ class Replica:
         self.machine = machine
         self.raft = raft
         self._wal = wal
-        self._origin = (self.member_id, incarnation)
+        self._data = data
         self._on_leader_change = on_leader_change
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
@@ -109,39 +152,48 @@ class Replica:
             cluster_id=config.cluster.cluster_id,
             member_id=self.member_id,
             name=config.member.name,
-            incarnation=incarnation,
+            birth=data.life.birth,
+            incarnation=data.life.incarnation,
+            earlier=data.life.earlier,
+            judge=peers.judge,
+            on_refused=self._on_refused,
             on_frame=self._on_frame,
             on_batch_end=self.wake,
             on_lost=self._on_peer_lost,
             on_connected=self._on_peer_connected,
         )
-        self._proposals: ProposalQueue[Waiter] = ProposalQueue(
-            max_commands=config.max_inflight_commands,
-            max_bytes=config.max_inflight_bytes,
-            is_gone=lambda waiter: waiter.done,
-        )
-        self._reads: ReadQueue[ReadWaiter] = ReadQueue(first_context=incarnation)
+        self._writes = self._lane(self.member_id, data.incarnation, batch_bytes=_BATCH_BYTES)
+        self._changes = self._lane(change_origin(self.member_id), data.incarnation, batch_bytes=0)
+        self._lanes = (self._writes, self._changes)
+        self._reads: ReadQueue[ReadWaiter] = ReadQueue(first_context=data.incarnation)
         self._forwarded: list[bytes] = []  # batches of other members, for the next entry
+        self.policy = MembershipPolicy(config.policy)
+        self._asked: deque[bytes] = deque()  # membership commands, own and others', each for an entry of its own
         self._to_apply: deque[Entry] = deque()
         self._readys_in_flight = 0
         self._pump_scheduled = False
         self._running = False
         self._stopping = False
         self._leader_seen = (0, 0)  # (leader, term)
-        self._resend_at = float("inf")
-        self._resend_delay_s = _RESEND_MIN_S
         self._ticks = 0
         self._next_tick_at = 0.0
         self._tick_handle: asyncio.TimerHandle | None = None
         self.floor = 0  # every member has the log up to here
+        self.snapshots: SnapshotFlow | None = None  # set by the server before `start`
 
     # What the server and the services use
 
+    def _lane(self, origin: int, incarnation: int, *, batch_bytes: int) -> Lane[Waiter]:
+        queue: ProposalQueue[Waiter] = ProposalQueue(
+            max_commands=self.config.max_inflight_commands,
+            max_bytes=self.config.max_inflight_bytes,
+            is_gone=lambda waiter: waiter.done,
+        )
+        return Lane(origin, incarnation, queue, batch_bytes=batch_bytes)
+
     async def start(self) -> None:
         """Listen for the other members, dial them, and begin to tick."""
-        for member in self.config.cluster.members:
-            if member.id != self.member_id:
-                self.transport.set_peer(member.id, member.peer.host, member.peer.port)
+        self._sync_peers()
         await self.transport.start(self.config.listen_peer.host, self.config.listen_peer.port)
         self._running = True
         self._next_tick_at = self._loop.time() + self.config.tick_s
@@ -153,8 +205,9 @@ class Replica:
         if self._stopping:
             waiter.fail(StatusCode.UNAVAILABLE, STOPPING)
             return
+        lane = self._changes if kind in MEMBERSHIP_KINDS else self._writes
         try:
-            self._proposals.submit(kind, body, waiter, self._loop.time() + self.config.request_timeout_s)
+            lane.queue.submit(kind, body, waiter, self._loop.time() + self.config.request_timeout_s)
         except Overloaded:
             waiter.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
             return
@@ -181,14 +234,57 @@ class Replica:
         """Whether this member leads, as far as it knows."""
         return self.raft.leader_id == self.member_id
 
-    def members(self) -> list[Member]:
-        """The members as of the local state."""
-        found = []
-        for member in self.config.cluster.members:
-            published = self.machine.extra.get(publication_name(member.id))
-            urls = () if published is None else Publication.decode(published).client_urls
-            found.append(member.with_client_urls(urls))
-        return found
+    @property
+    def raft_term(self) -> int:
+        """The current term."""
+        return self.raft.term
+
+    @property
+    def cluster(self) -> ClusterState:
+        """The membership as of the local state."""
+        return self.machine.cluster
+
+    def membership_view(self) -> MembershipView:
+        """What this member knows about the others now."""
+        percent = {} if self.snapshots is None else self.snapshots.percent()
+        return look(
+            self.cluster,
+            self.raft.status(),
+            tick_s=self.config.tick_s,
+            active_s=max(ACTIVE_S, 4 * self.config.heartbeat_interval_s),
+            change_pending=self.raft.membership_pending,
+            snapshot_percent=percent,
+        )
+
+    def join_progress(self) -> Mapping[int, JoinProgress]:
+        """How far the learners are; empty on a member that does not lead."""
+        return self.policy.progress(self.membership_view()) if self.is_leader else {}
+
+    def look_after_members(self) -> None:
+        """On the leader, about once a heartbeat: end joint phases, promote, report, clear away."""
+        if not self.is_leader or self._stopping:
+            return
+        view = self.membership_view()
+        if view.joint and not view.change_pending and len(self._changes.queue) == 0:
+            self.submit(CommandKind.LEAVE_JOINT, b"", _Logged("leaving the joint configuration"))
+        for decision in self.policy.decide(view, self._loop.time()):
+            self._carry_out(decision)
+
+    def _carry_out(self, decision: Decision) -> None:
+        name = self.cluster.name_of(decision.member_id)
+        if isinstance(decision, ReportDead):
+            log.warning("member is silent", member=name, silent_s=round(decision.silent_s))
+        elif isinstance(decision, ReportBack):
+            log.info("member is back", member=name)
+        elif isinstance(decision, Promote):
+            log.info("promoting a learner that has caught up", member=name)
+            body = encode_member_command(PromoteMember(decision.member_id))
+            self.submit(CommandKind.MEMBER_PROMOTE, body, _Logged(f"promoting {name}"))
+        else:
+            why = decision.why if isinstance(decision, RemoveStaleLearner) else f"silent for {decision.silent_s:.0f} s"
+            log.warning("removing a member", member=name, reason=why)
+            body = encode_member_command(RemoveMember(decision.member_id))
+            self.submit(CommandKind.MEMBER_REMOVE, body, _Logged(f"removing {name}"))
 
     async def hand_over(self, target: int, timeout: float) -> bool:
         """Transfer leadership; True when another member leads before the timeout. Only on the leader."""
@@ -198,6 +294,8 @@ class Replica:
         while self._loop.time() < deadline:
             if not self.is_leader and self.raft.leader_id != 0:
                 return True
+            if not self.transport.is_connected(target):
+                return False
             await asyncio.sleep(min(0.001, self.config.tick_s))
         return False
 
@@ -213,10 +311,11 @@ class Replica:
     async def stop(self) -> None:
         """Answer everybody who still waits, and let go of the other members. The log stays open."""
         self._stopping = True
-        for waiter in self._proposals.refuse_unsent():
-            waiter.fail(StatusCode.UNAVAILABLE, STOPPING)
-        for waiter in self._proposals.abandon():
-            waiter.fail(StatusCode.UNAVAILABLE, TIMED_OUT)
+        for lane in self._lanes:
+            for waiter in lane.queue.refuse_unsent():
+                waiter.fail(StatusCode.UNAVAILABLE, STOPPING)
+            for waiter in lane.queue.abandon():
+                waiter.fail(StatusCode.UNAVAILABLE, TIMED_OUT)
         for read in self._reads.abandon():
             read.fail(StatusCode.UNAVAILABLE, STOPPING)
         self._running = False
@@ -231,7 +330,7 @@ class Replica:
     @property
     def busy(self) -> bool:
         """Whether clients wait for something."""
-        return len(self._proposals) + len(self._reads) > 0
+        return sum(len(lane.queue) for lane in self._lanes) + len(self._reads) > 0
 
     # Events: each leaves its mark and wakes the pump
 
@@ -255,6 +354,12 @@ class Replica:
             batch = frame[1:]
             check_batch(batch)
             self._forwarded.append(batch)
+        elif kind == _CHANGE:
+            check_batch(frame[1:])
+            self._asked.append(frame[1:])
+        elif kind == _SNAPSHOT:
+            if self.snapshots is not None:
+                self.snapshots.on_frame(sender, frame[1:])
         elif kind == _FLOOR:
             (self.floor,) = _INDEX.unpack_from(frame, 1)
         else:
@@ -265,10 +370,20 @@ class Replica:
             self.raft.peer_lost(member_id)
             self.wake()
 
+    def _on_refused(self, accuser: int, refusal: Refusal) -> None:
+        """Another member knows better than this one what this one has promised, or that it is a member no more."""
+        if self._running and refusal.code is RefusalCode.AMNESIA:
+            self._data.withdraw()
+        member = self.cluster.get(accuser)
+        self._fail(forgotten(member.name if member else format_id(accuser), self.member_id, refusal))
+
     def _on_peer_connected(self, member_id: int) -> None:
         if member_id == self.raft.leader_id:
-            self._resend_at = 0.0
+            for lane in self._lanes:
+                lane.send_again_soon()
             self.wake()
+        if self.snapshots is not None:
+            self.snapshots.connected(member_id)
 
     def _tick(self) -> None:
         if not self._running:
@@ -282,17 +397,21 @@ class Replica:
         except Exception as error:  # noqa: BLE001 - see _fail
             self._fail(error)
             return
+        if self.snapshots is not None:
+            self.snapshots.tick()
         self._ticks += 1
         if self._ticks % _EXPIRE_TICKS == 0:
             self._expire(now)
-        self.wake()
+        if self.raft.has_ready() or self._reads.has_waiting or any(lane.is_due(now) for lane in self._lanes):
+            self.wake()
 
     def _expire(self, now: float) -> None:
-        not_executed, unknown = self._proposals.expire(now)
-        for waiter in not_executed:
-            waiter.fail(StatusCode.UNAVAILABLE, NO_LEADER)
-        for waiter in unknown:
-            waiter.fail(StatusCode.UNAVAILABLE, TIMED_OUT)
+        for lane in self._lanes:
+            not_executed, unknown = lane.queue.expire(now)
+            for waiter in not_executed:
+                waiter.fail(StatusCode.UNAVAILABLE, NO_LEADER)
+            for waiter in unknown:
+                waiter.fail(StatusCode.UNAVAILABLE, TIMED_OUT)
         for read in self._reads.expire(now):
             read.fail(StatusCode.UNAVAILABLE, TIMED_OUT)
         self._reads.retry(now - _READ_RETRY_S)
@@ -317,12 +436,11 @@ class Replica:
         self._drive()
         if self._leader_seen != (self.raft.leader_id, self.raft.term):
             self._leader_changed()
-        if self._loop.time() >= self._resend_at:
-            self._send_again()
         self._send_commands()
         self._ask_reads()
         self._drive()
         self._apply()
+        self.transport.flush()
         for read in self._reads.take_ready(self.machine.applied_index):
             read.run()
 
@@ -346,6 +464,7 @@ class Replica:
         if self._running:
             try:
                 self._finish(ready)
+                self.transport.flush()
             except Exception as error:  # noqa: BLE001 - see _fail
                 self._fail(error)
             self.wake()
@@ -356,15 +475,21 @@ class Replica:
 
     def _send(self, messages: list[Message]) -> None:
         for message in messages:
-            if not self.transport.send(message.to, _RAFT + encode_message(message)):
+            if message.type is MessageType.SNAPSHOT:
+                assert self.snapshots is not None
+                log.debug(
+                    "needs a snapshot", member=self.cluster.name_of(message.to), log_begins=self._wal.first_index()
+                )
+                self.snapshots.wanted(message.to)
+            elif not self.transport.send(message.to, _RAFT + encode_message(message)):
                 self.raft.peer_unreachable(message.to)
 
     def _leader_changed(self) -> None:
         self._leader_seen = (self.raft.leader_id, self.raft.term)
         self._on_leader_change(*self._leader_seen)
         if self.raft.leader_id != 0:
-            self._resend_at = 0.0
-            self._resend_delay_s = _RESEND_MIN_S
+            for lane in self._lanes:
+                lane.send_again_soon()
             self._reads.retry(self._loop.time())
 
     # Commands to the leader
@@ -372,25 +497,35 @@ class Replica:
     def _send_commands(self) -> None:
         leader = self.raft.leader_id
         if leader == self.member_id:
-            if self._forwarded or self._proposals.unsent_count:
-                self._propose_all()
+            self._propose_all()
             return
-        self._forwarded.clear()  # for the leader that this member no longer is; their senders will send them again
-        if leader == 0 or not self._proposals.unsent_count or not self.transport.is_connected(leader):
+        # For the leader that this member no longer is: their senders will send them again.
+        self._forwarded.clear()
+        self._asked.clear()
+        if leader == 0 or not self.transport.is_connected(leader):
             return
-        while (batch := self._proposals.take(_BATCH_BYTES)) is not None:
-            self._forward(leader, batch)
-        self._expect_progress()
+        for lane, kind in ((self._writes, _COMMANDS), (self._changes, _CHANGE)):
+            for batch in self._due(lane):
+                self.transport.send(leader, kind + batch)
+
+    def _due(self, lane: Lane[Waiter]) -> list[bytes]:
+        """What of a lane has to be sent to the leader now."""
+        now = self._loop.time()
+        batches = list(lane.again(now)) if lane.is_due(now) else []
+        if lane.has_unsent:
+            batches += lane.take(now)
+        return batches
 
     def _propose_all(self) -> None:
         if not self.raft.takes_proposals:
             return
-        batches = self._forwarded
-        self._forwarded = []
-        while (batch := self._proposals.take(_BATCH_BYTES)) is not None:
-            batches.append(self._encode(batch))
-        self._propose(batches)
-        self._expect_progress()
+        batches, self._forwarded = self._forwarded, []
+        batches += self._due(self._writes)
+        if batches:
+            self._propose(batches)
+        self._asked.extend(self._due(self._changes))
+        if self._asked and not self.raft.membership_pending:
+            self._propose_change()
 
     def _propose(self, batches: list[bytes]) -> None:
         data: list[bytes] = []
@@ -407,29 +542,27 @@ class Replica:
         except (NotLeader, ProposalRefused) as error:
             log.debug("proposal refused, will be sent again", error=str(error))
 
-    def _forward(self, leader: int, batch: Batch) -> None:
-        self.transport.send(leader, _COMMANDS + self._encode(batch))
-
-    def _encode(self, batch: Batch) -> bytes:
-        return encode_batch(*self._origin, batch.first_seq, batch.commands)
-
-    def _expect_progress(self) -> None:
-        """Unless a command is executed before then, everything in flight is sent again."""
-        if self._resend_at == float("inf") and self._proposals.in_flight_count:
-            self._resend_at = self._loop.time() + self._resend_delay_s
-
-    def _send_again(self) -> None:
-        self._resend_at = float("inf")
-        leader = self.raft.leader_id
-        if leader == 0 or not self._proposals.in_flight_count:
+    def _propose_change(self) -> None:
+        """The next membership command, if its time has come; see `membership_view.admit` for what is refused here."""
+        ((origin, incarnation, seq, ((kind, body),)),) = decode(self._asked.popleft())
+        if self._is_done(origin, incarnation, seq):
+            self.wake()
             return
-        if leader == self.member_id:
-            self._propose([self._encode(batch) for batch in self._proposals.again(_BATCH_BYTES)])
-        elif self.transport.is_connected(leader):
-            for batch in self._proposals.again(_BATCH_BYTES):
-                self._forward(leader, batch)
-        self._resend_delay_s = min(self._resend_delay_s * 2, _RESEND_MAX_S)
-        self._expect_progress()
+        if removes(kind, body) == self.member_id and (target := self.handover_target()):
+            # Whoever leaves hands over first. The member that asked will ask the next leader.
+            log.info("handing over before leaving the cluster", to=self.cluster.name_of(target))
+            self.raft.transfer_leader(target)
+            return
+        kind, body = admit(kind, body, self.membership_view())
+        try:
+            self.raft.propose_membership(encode_batch(origin, incarnation, seq, [(kind, body)]))
+        except (NotLeader, ProposalRefused) as error:
+            log.debug("membership change refused, will be sent again", error=str(error))
+
+    def _is_done(self, origin: int, incarnation: int, seq: int) -> bool:
+        """Whether a command that was sent twice has been executed already."""
+        session = self.machine.sessions.get(origin)
+        return session is not None and (incarnation, seq) <= (session.incarnation, session.last_seq)
 
     # Reads and results
 
@@ -440,30 +573,61 @@ class Replica:
     def _apply(self) -> None:
         if not self._to_apply:
             return
-        machine, proposals, until = self.machine, self._proposals, self._loop.time() + _APPLY_BUDGET_S
-        progressed = False
+        now = self._loop.time()
+        until = now + _APPLY_BUDGET_S
+        origin = self._writes.session
         while self._to_apply:
             entry = self._to_apply.popleft()
-            for seq, result in machine.apply_entry(entry, local_origin=self._origin):
-                progressed = True
-                waiter = proposals.executed(seq)
-                if waiter is None:
-                    continue
-                if result.error is None:
-                    waiter.reply(result.body)
-                else:
-                    waiter.fail(result.error.code, result.error.message)
+            if entry.kind is EntryKind.MEMBERSHIP:
+                self._apply_change(entry, now)
+            else:
+                self._answer(self._writes, self.machine.apply_entry(entry, local_origin=origin), now)
             self.raft.applied_to(entry.index)
             if self._loop.time() >= until:
                 break
-        if progressed:
-            self._resend_at = float("inf")
-            self._resend_delay_s = _RESEND_MIN_S
-            self._expect_progress()
         if self._to_apply:
             self.wake()
 
+    def _answer(self, lane: Lane[Waiter], results: list[tuple[int, Applied]], now: float) -> None:
+        for seq, result in results:
+            waiter = lane.executed(seq, now)
+            if waiter is None:
+                continue
+            if result.error is None:
+                waiter.reply(result.body)
+            else:
+                waiter.fail(result.error.code, result.error.message)
+
+    def _apply_change(self, entry: Entry, now: float) -> None:
+        results = self.machine.apply_entry(entry, local_origin=self._changes.session)
+        if self.cluster.conf != self.raft.conf:
+            self.raft.apply_membership(self.cluster.conf)
+            log.info("membership changed", members=", ".join(self.cluster.name_of(m.id) for m in self.cluster.members))
+        self._sync_peers()
+        self._answer(self._changes, results, now)
+        self.wake()
+
+    def _sync_peers(self) -> None:
+        """Dial exactly the members of the cluster."""
+        members = {member.id: member for member in self.cluster.members if member.id != self.member_id}
+        if self.member_id in self.cluster.departed:
+            raise Forgotten(
+                f"{self.config.member.name} has been removed from the cluster",
+                hint="to bring this machine back as a new member: start it with an empty --data-dir and --join",
+            )
+        if not self.cluster.members:  # a new member: nobody has told it yet who belongs to the cluster
+            members = {member.id: member for member in self.config.contacts}
+        for member in members.values():
+            self.transport.set_peer(member.id, member.peer.host, member.peer.port)
+        for peer in self.transport.peers():
+            if peer.member_id not in members:
+                self.transport.remove_peer(peer.member_id)
+
     # The length of the log
+
+    def send_snapshot_frame(self, member_id: int, frame: bytes) -> bool:
+        """For `SnapshotFlow`."""
+        return self.transport.send(member_id, _SNAPSHOT + frame)
 
     def share_floor(self) -> None:
         """On the leader: tell every member up to which index all of them have the log."""
@@ -471,6 +635,6 @@ class Replica:
             return
         self.floor = min(progress.match for progress in self.raft.status().progress.values())
         frame = _FLOOR + _INDEX.pack(self.floor)
-        for member in self.config.cluster.members:
+        for member in self.cluster.members:
             if member.id != self.member_id:
                 self.transport.send(member.id, frame)

@@ -12,6 +12,8 @@ import os
 import random
 import signal
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -20,15 +22,21 @@ from plasmacloud.base.errors import ConfigError, ExitCode, PlasmaError, StorageE
 from plasmacloud.base.logging import get_logger
 from plasmacloud.base.units import format_duration
 from plasmacloud.chainfire.checkpoints import Checkpointer
+from plasmacloud.chainfire.cluster_services import ClusterService
+from plasmacloud.chainfire.cluster_state import ClusterState
 from plasmacloud.chainfire.commands import CommandKind
 from plasmacloud.chainfire.config import ServerConfig
 from plasmacloud.chainfire.datadir import DataDir, open_data_dir
+from plasmacloud.chainfire.forming import register_member
 from plasmacloud.chainfire.members import Publication, format_id
+from plasmacloud.chainfire.peer_memory import Evidence, Known, PeerRegister
+from plasmacloud.chainfire.place import find_place
 from plasmacloud.chainfire.replica import Replica
-from plasmacloud.chainfire.services import ClusterService, KvService
-from plasmacloud.chainfire.state_machine import StateMachine
+from plasmacloud.chainfire.services import KvService, MaintenanceService
+from plasmacloud.chainfire.snapshot_flow import Received, SnapshotFlow
+from plasmacloud.chainfire.snapshot_transfer import TransferConfig
+from plasmacloud.chainfire.state_machine import StateMachine, describe_checkpoint
 from plasmacloud.chainfire.validate import MAX_MESSAGE_BYTES
-from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.raft import Config as RaftConfig
 from plasmacloud.raft.raft import Raft
 from plasmacloud.rpc.health import HealthService, ServingStatus
@@ -36,10 +44,14 @@ from plasmacloud.rpc.limits import Limits
 from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.service import ServiceTable
 from plasmacloud.rpc.status import StatusCode
+from plasmacloud.storage.entry import HardState
+from plasmacloud.storage.install import begin_install, finish_pending
+from plasmacloud.storage.snapshot import SnapshotInfo, write_snapshot
 from plasmacloud.storage.state import StateStore
 from plasmacloud.storage.wal import Wal
 from plasmacloud.storage.wal_format import Identity, LogMark
 
+_CARE_S = 0.1  # how often a leader looks after the members, unless its heartbeats are slower
 _DRAIN_S = 3.0  # how long requests under way may take when the member stops
 _CLOSE_S = 5.0  # how long the log may take to write what is queued
 
@@ -59,12 +71,27 @@ async def _serve(config: ServerConfig) -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, _on_signal, signum, stop)
-    member = MemberProcess(config)
+    placing = loop.create_task(find_place(config))
+    stopped = loop.create_task(stop.wait())
     try:
-        await member.start()
-        await member.run(stop)
+        await asyncio.wait({placing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not placing.done():
+            return
+        config = placing.result()
     finally:
-        await member.close()
+        for task in (placing, stopped):
+            task.cancel()
+        await asyncio.gather(placing, stopped, return_exceptions=True)
+    received: Received | None = None
+    while True:
+        member = MemberProcess(config)
+        try:
+            await member.start(received)
+            received = await member.run(stop)
+        finally:
+            await member.close()
+        if received is None:
+            return
 
 
 def _on_signal(signum: int, stop: asyncio.Event) -> None:
@@ -92,21 +119,38 @@ class MemberProcess:
         self._server: Server | None = None
         self._replica: Replica | None = None
         self._checkpoints: asyncio.Task[None] | None = None
+        self._caretaker: asyncio.Task[None] | None = None
+        self._snapshots: SnapshotFlow | None = None
+        self._received: asyncio.Future[Received] = self._loop.create_future()
 
-    async def start(self) -> None:
-        """Open the data directory, restore the state, and serve. Raises `ConfigError` and `StorageError`."""
+    async def start(self, received: Received | None = None) -> None:
+        """Open the data directory, restore the state, and serve. Raises `ConfigError` and `StorageError`.
+
+        ``received``: a snapshot that takes the place of the state first.
+        """
         config = self._config
+        self._identity = Identity(config.cluster.cluster_id, config.member.id)
         data = open_data_dir(
             config.data_dir,
             name=config.member.name,
             cluster_id=config.cluster.cluster_id,
             member_id=config.member.id,
             now_ns=time.time_ns(),
+            repair=partial(_finish_installation, identity=self._identity, received=received),
         )
+        self._closers.callback(data.close)
         wal, store, machine, raft = self._restore(data)
+        peers = PeerRegister.open(
+            data.peers,
+            config.cluster.cluster_id,
+            evidence=partial(_evidence, machine),
+            on_fatal=self._on_fatal,
+        )
+        self._data = data
         self._replica = Replica(
             config,
-            incarnation=data.incarnation,
+            data=data,
+            peers=peers,
             wal=wal,
             machine=machine,
             raft=raft,
@@ -116,32 +160,75 @@ class MemberProcess:
         self._checkpointer = Checkpointer(
             self._replica, store, wal, interval_s=config.checkpoint_interval_s, on_fatal=self._on_fatal
         )
+        self._replica.snapshots = self._snapshots = self._snapshot_flow(data, wal, store)
         table = ServiceTable()
+        register_member(table, config)
         KvService(self._replica).register(table)
-        ClusterService(self._replica, size_bytes=lambda: (store.size_bytes(), store.in_use_bytes())).register(table)
+        ClusterService(self._replica).register(table)
+        MaintenanceService(
+            self._replica,
+            size_bytes=lambda: (store.size_bytes(), store.in_use_bytes()),
+            hand_over_timeout_s=2 * config.election_timeout_s,
+        ).register(table)
         self._health = HealthService()
         self._health.register(table)
         table.set_batch_end(self._replica.wake)
         self._server = Server(table, limits=Limits(max_recv_bytes=MAX_MESSAGE_BYTES))
         await self._listen()
         self._checkpoints = self._loop.create_task(self._checkpointer.run())
+        self._caretaker = self._loop.create_task(self._look_after())
         # What was loaded will stay: keep the collector from walking over it again and again.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)
 
+    def _snapshot_flow(self, data: DataDir, wal: Wal, store: StateStore) -> SnapshotFlow:
+        assert self._replica is not None
+        replica, config = self._replica, self._config
+
+        def make(path: Path) -> SnapshotInfo:
+            return write_snapshot(store, path, cluster_id=config.cluster.cluster_id, describe=describe_checkpoint)
+
+        async def make_current(path: Path) -> SnapshotInfo:
+            await self._checkpointer.save()
+            return await self._loop.run_in_executor(None, make, path)
+
+        return SnapshotFlow(
+            data.path,
+            self._identity,
+            make=make_current,
+            continues=lambda index: index + 1 >= wal.first_index(),
+            send=replica.send_snapshot_frame,
+            report=replica.raft.report_snapshot,
+            on_received=self._on_received,
+            name_of=lambda member: replica.cluster.name_of(member),
+            config=TransferConfig(rate_bytes_s=config.snapshot_rate_bytes_s),
+        )
+
     def _restore(self, data: DataDir) -> tuple[Wal, StateStore, StateMachine, Raft]:
         config = self._config
         started = time.monotonic()
-        identity = Identity(config.cluster.cluster_id, config.member.id)
-        founders = ConfState(voters=frozenset(m.id for m in config.cluster.members if not m.is_learner))
-        wal = Wal.open(data.wal, identity=identity, initial_mark=LogMark(0, 0, founders.encode()))
+        identity = self._identity
+        # The founders begin behind entry 1, which holds nothing but themselves. A new member has not even that, and so
+        # always gets a snapshot first: the only way in which it learns who belongs to the cluster.
+        founded = ClusterState.founded(config.cluster)
+        mark = LogMark(1, 1, founded.conf.encode()) if founded.members else LogMark(0, 0, founded.conf.encode())
+        wal = Wal.open(data.wal, identity=identity, initial_mark=mark)
         self._closers.callback(wal.close, _CLOSE_S)
         wal.on_fatal = self._on_fatal
         wal.on_space = _on_space
         store = StateStore.open(data.state, identity=identity)
         self._closers.callback(store.close)
-        machine = StateMachine.restore(store, cluster_id=config.cluster.cluster_id, member_id=config.member.id)
+        machine = StateMachine.restore(
+            store,
+            cluster_id=config.cluster.cluster_id,
+            member_id=config.member.id,
+            founding=founded,
+        )
+        if machine.applied_index == 0 and founded.members:
+            machine.skip(1, 1)
+        if wal.hard_state.term < wal.term(wal.last_index()):
+            wal.append_blocking(HardState(wal.term(wal.last_index()), 0, wal.log_mark.index), [])
         if not wal.log_mark.index <= machine.applied_index <= wal.last_index():
             raise StorageError(
                 f"the applied state in {data.state} is at index {machine.applied_index}, and the log in {data.wal} "
@@ -155,7 +242,7 @@ class MemberProcess:
             ),
             wal,
             wal.hard_state,
-            ConfState.decode(wal.log_mark.conf),
+            machine.cluster.conf,
             machine.applied_index,
             random.Random(f"{config.member.id}/{data.incarnation}"),
         )
@@ -185,16 +272,22 @@ class MemberProcess:
             ) from error
         log.info("listening", clients=str(config.listen_client), peers=str(config.listen_peer))
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Serve until told to stop, then hand over and drain. Raises `StorageError` when the disk failed."""
+    async def run(self, stop: asyncio.Event) -> Received | None:
+        """Serve until told to stop, then hand over and drain.
+
+        Returns a snapshot when the member has to start anew with it. Raises `StorageError` when the disk failed.
+        """
         ready = self._loop.create_task(self._announce())
         stopped = self._loop.create_task(stop.wait())
-        first: set[asyncio.Future[Any]] = {stopped, self._fatal}
+        first: set[asyncio.Future[Any]] = {stopped, self._fatal, self._received}
         try:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if self._fatal.done():
                 self._fatal.result()
+            if self._received.done() and not stop.is_set():
+                return self._received.result()
             await self._leave()
+            return None
         finally:
             for task in (ready, stopped):
                 task.cancel()
@@ -206,7 +299,8 @@ class MemberProcess:
         config = self._config
         while True:
             await self._led.wait()
-            publication = Publication(config.member.id, config.advertise_client)
+            member, birth = config.member, self._data.life.birth
+            publication = Publication(member.id, config.advertise_client, member.name, birth)
             answer: asyncio.Future[None] = self._loop.create_future()
             self._replica.submit(CommandKind.PUBLISH, publication.encode(), _FutureWaiter(answer))
             try:
@@ -216,14 +310,27 @@ class MemberProcess:
             log.info("ready to serve clients", clients=str(config.listen_client))
             return
 
+    def _on_received(self, received: Received) -> None:
+        if not self._received.done():
+            self._received.set_result(received)
+
+    async def _look_after(self) -> None:
+        """What a leader does about the members, and every member about its own timing, now and then."""
+        assert self._replica is not None
+        while True:
+            await asyncio.sleep(max(self._config.heartbeat_interval_s, _CARE_S))
+            self._replica.look_after_members()
+
     def _on_leader_change(self, leader: int, term: int) -> None:
         if leader == self._config.member.id:
             log.info("became leader", term=term)
         elif leader:
-            names = {member.id: member.name for member in self._config.cluster.members}
-            log.info("leader changed", leader=names.get(leader, format_id(leader)), term=term)
+            assert self._replica is not None
+            log.info("leader changed", leader=self._replica.cluster.name_of(leader), term=term)
         else:
             log.warning("no leader", term=term)
+        if self._snapshots is not None and leader != self._config.member.id:
+            self._snapshots.stop_sending("this member does not lead any more")
         if leader:
             self._led.set()
         else:
@@ -267,9 +374,12 @@ class MemberProcess:
 
     async def close(self) -> None:
         """Let go of everything that was opened, in whatever state `start` and `run` left it."""
-        if self._checkpoints is not None:
-            self._checkpoints.cancel()
-            await asyncio.gather(self._checkpoints, return_exceptions=True)
+        for task in (self._checkpoints, self._caretaker):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        if self._snapshots is not None:
+            await self._snapshots.close()
         if self._replica is not None:
             await self._replica.stop()
         if self._server is not None:
@@ -281,6 +391,22 @@ class MemberProcess:
             if not failed:
                 raise
             log.error("closing failed too", error=str(error))
+
+
+def _evidence(machine: StateMachine, member_id: int) -> Evidence:
+    """What the replicated state knows of a member's lives."""
+    member, session = machine.cluster.get(member_id), machine.sessions.get(member_id)
+    known = Known(member.birth if member else 0, session.incarnation if session else 0)
+    return Evidence(known, departed=member_id in machine.cluster.departed)
+
+
+def _finish_installation(path: Path, *, identity: Identity, received: Received | None) -> None:
+    """Put a received snapshot in the place of the state, and finish what a crash may have interrupted."""
+    if received is not None:
+        begin_install(path, received.path, identity=identity, prepared=True)
+    finished = finish_pending(path)
+    if finished is not None:
+        log.info("installed", what=finished.what)
 
 
 class _NotPublished(PlasmaError):

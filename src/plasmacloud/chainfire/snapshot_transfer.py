@@ -106,6 +106,11 @@ class Sender:
         """Whether nothing more will happen."""
         return self.state in (TransferState.DONE, TransferState.ABORTED)
 
+    @property
+    def percent(self) -> int:
+        """How much has been sent."""
+        return 100 * self._next // max(self.offer.size_bytes, 1)
+
     def on_frame(self, frame: Frame, now: float) -> None:
         """The receiver says something. Frames of other transfers are ignored."""
         if self.over or isinstance(frame, Offer | Chunk) or frame.transfer != self.offer.transfer:

@@ -12,7 +12,7 @@ Who belongs to the cluster is part of the state (`cluster_state`). Membership co
 own kind, and only one of an entry may change the configuration: consensus relies on taking one step at a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -20,7 +20,14 @@ from google.protobuf.message import DecodeError
 
 from plasmacloud.base.errors import StorageError
 from plasmacloud.chainfire.cluster_state import CHANGE_UNDER_WAY, ClusterState
-from plasmacloud.chainfire.commands import MEMBERSHIP_KINDS, CommandKind, Refused, decode, decode_member_command
+from plasmacloud.chainfire.commands import (
+    MEMBERSHIP_KINDS,
+    CommandKind,
+    Refused,
+    change_origin,
+    decode,
+    decode_member_command,
+)
 from plasmacloud.chainfire.members import Publication, member_message
 from plasmacloud.chainfire.mvcc.records import RecordStore
 from plasmacloud.chainfire.mvcc.refusals import RpcRefusal, not_a_message
@@ -30,6 +37,7 @@ from plasmacloud.rpc.proto import rpc_pb2
 from plasmacloud.rpc.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, TxnRequest
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.storage.entry import Entry, EntryKind
+from plasmacloud.storage.wal_format import LogMark
 
 META_NAME = "chainfire"
 FORMAT = 2
@@ -65,6 +73,16 @@ class StateMeta(msgspec.Struct, frozen=True):
     change_crc: int
     sessions: dict[int, Session]
     cluster: bytes
+
+
+def describe_checkpoint(meta: Mapping[str, bytes]) -> LogMark:
+    """Where a log that continues behind a checkpoint begins, from the checkpoint's meta data. Raises `CorruptState`."""
+    try:
+        state = msgspec.msgpack.decode(meta[META_NAME], type=StateMeta)
+    except (KeyError, msgspec.MsgspecError) as error:
+        raise CorruptState(f"the checkpoint's meta data cannot be read: {error}") from error
+    conf = ClusterState.decode(state.cluster).conf
+    return LogMark(state.applied_index, state.applied_term, conf.encode())
 
 
 class Checkpoint:
@@ -247,8 +265,9 @@ class StateMachine:
         about = cluster.apply(kind, body, self.applied_index)
         if cluster.conf is not before:
             self._steps_left -= 1
-            for member_id in self.sessions.keys() & cluster.departed.keys():
-                del self.sessions[member_id]
+            for member_id in cluster.departed:
+                self.sessions.pop(member_id, None)
+                self.sessions.pop(change_origin(member_id), None)
         return Applied(self._members_reply(kind, about) if want_reply else b"")
 
     def _members_reply(self, kind: int, about: int) -> bytes:

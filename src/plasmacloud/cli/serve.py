@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from plasmacloud.base.errors import ConfigError
-from plasmacloud.base.units import parse_duration
+from plasmacloud.base.units import parse_duration, parse_size
 
 _EPILOG = """\b
 Examples:
@@ -18,6 +18,11 @@ Examples:
     plasma chainfire serve --name n1 --data-dir /var/lib/chainfire \\
       --listen-client 10.0.0.1:2379 --listen-peer 10.0.0.1:2380 \\
       --initial-cluster n1=10.0.0.1:2380,n2=10.0.0.2:2380,n3=10.0.0.3:2380
+\b
+  One machine first, then others that join it:
+    plasma chainfire serve --name n1 --data-dir n1 --bootstrap
+    plasma chainfire serve --name n2 --data-dir n2 --join 127.0.0.1:2379 \\
+      --listen-client 127.0.0.1:22379 --listen-peer 127.0.0.1:22380
 \b
   The same from a file; each key is a flag without its dashes:
     plasma chainfire serve --config node.toml
@@ -35,6 +40,18 @@ class _Duration(click.ParamType[float]):
             return value
         try:
             return parse_duration(str(value))
+        except ConfigError as error:
+            self.fail(f"{error} ({error.hint})", param, ctx)
+
+
+class _Size(click.ParamType[int]):
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(str(value))
         except ConfigError as error:
             self.fail(f"{error} ({error.hint})", param, ctx)
 
@@ -83,6 +100,51 @@ def _load_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     default="",
     help="All founding members: n1=host:port,n2=host:port,… with their peer addresses. Without it: this member alone.",
 )
+@click.option("--bootstrap", is_flag=True, help="Found a cluster of this member alone; others --join it.")
+@click.option(
+    "--join",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Join the cluster that the member with this client address belongs to. May be repeated.",
+)
+@click.option(
+    "--join-timeout", type=_Duration(), default="60s", show_default=True, help="Give up joining after this long."
+)
+@click.option("--learner", is_flag=True, help="With --join: stay a learner until promoted by hand.")
+@click.option(
+    "--bootstrap-expect",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Found the cluster together with others as soon as N machines have found each other; later ones join.",
+)
+@click.option(
+    "--seeds", multiple=True, metavar="HOST:PORT", help="With --bootstrap-expect: client addresses of some machines."
+)
+@click.option(
+    "--learner-deadline",
+    type=_Duration(),
+    default="10m",
+    show_default=True,
+    help="A learner that has never come is removed after this long.",
+)
+@click.option(
+    "--dead-after", type=_Duration(), default="5m", show_default=True, help="Report a member silent for this long."
+)
+@click.option(
+    "--dead-members",
+    type=click.Choice(["report", "remove"]),
+    default="report",
+    show_default=True,
+    help="What to do about a dead member; it is only removed while the others keep a quorum.",
+)
+@click.option(
+    "--snapshot-rate",
+    type=_Size(),
+    default="0B",
+    show_default=True,
+    help="Send snapshots to other members no faster than so many bytes a second (e.g. 50MiB); 0B: as fast as it goes.",
+)
 @click.option(
     "--cluster-token", default="plasmacloud", show_default=True, help="Keeps clusters with equal addresses apart."
 )
@@ -127,6 +189,16 @@ def serve(
     listen_client: str,
     listen_peer: str,
     initial_cluster: str,
+    bootstrap: bool,
+    join: tuple[str, ...],
+    join_timeout: float,
+    learner: bool,
+    bootstrap_expect: int,
+    seeds: tuple[str, ...],
+    learner_deadline: float,
+    dead_after: float,
+    dead_members: str,
+    snapshot_rate: int,
     cluster_token: str,
     advertise_client: tuple[str, ...],
     election_timeout: float,
@@ -140,6 +212,7 @@ def serve(
     """
     from plasmacloud.base.logging import configure_logging
     from plasmacloud.chainfire.config import make_config
+    from plasmacloud.chainfire.membership_policy import DeadPolicy, PolicyConfig
     from plasmacloud.chainfire.server import run
 
     configure_logging(log_level, log_format)
@@ -151,6 +224,16 @@ def serve(
         initial_cluster=initial_cluster,
         cluster_token=cluster_token,
         advertise_client=advertise_client,
+        bootstrap=bootstrap,
+        join=join,
+        join_timeout_s=join_timeout,
+        learner=learner,
+        bootstrap_expect=bootstrap_expect,
+        seeds=seeds,
+        policy=PolicyConfig(
+            learner_deadline_s=learner_deadline, dead_after_s=dead_after, dead_policy=DeadPolicy(dead_members)
+        ),
+        snapshot_rate_bytes_s=snapshot_rate,
         election_timeout_s=election_timeout,
         heartbeat_interval_s=heartbeat_interval,
     )

@@ -237,8 +237,12 @@ class Election(Replication):
         if self.role is not StateRole.LEADER or peer == self.id:
             return
         progress = self.tracker.progress.get(peer)
-        if progress is not None and progress.state is not ProgressState.SNAPSHOT:
+        if progress is None:
+            return
+        if progress.state is ProgressState.REPLICATE:
             progress.become_probe(paused=True)
+        elif progress.state is ProgressState.PROBE:
+            progress.paused = True  # what a new leader has found out by probing is not forgotten
 
     # -- transfer --------------------------------------------------------------------------------------------------
 

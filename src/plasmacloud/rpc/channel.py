@@ -166,6 +166,7 @@ class Channel:
                     if loop.time() < self._next_attempt_s:
                         raise _unavailable(f"{self.address} is unreachable: {self._last_error}")
                     self._attempt = loop.create_task(self._connect())
+                    self._attempt.add_done_callback(_note_outcome)
                 attempt = self._attempt
                 await asyncio.wait([attempt])
                 if attempt.cancelled():
@@ -209,6 +210,10 @@ class Channel:
             wait_s = self.options.backoff_initial_s * self.options.backoff_factor ** min(self._failures - 1, 16)
             self._next_attempt_s = loop.time() + min(wait_s, self.options.backoff_max_s) * random.uniform(0.8, 1.2)
             raise ConnectionError(self._last_error) from error
+        except BaseException:  # cancelled by close(): the socket must not stay behind
+            if connection is not None:
+                connection.abort()
+            raise
         finally:
             self._attempt = None
         self._failures = 0
@@ -230,6 +235,12 @@ class Channel:
     def ping_less(self) -> None:
         """The server complained about keepalive pings."""
         self.keepalive_factor = min(self.keepalive_factor * 2, _MAX_KEEPALIVE_FACTOR)
+
+
+def _note_outcome(attempt: asyncio.Task[ClientConnection]) -> None:
+    """Look at the outcome even when everybody who waited for the connection has left."""
+    if not attempt.cancelled():
+        attempt.exception()
 
 
 class ClientStream:

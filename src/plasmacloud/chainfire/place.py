@@ -1,0 +1,76 @@
+"""A member's place in a cluster: found out before anything of the cluster is opened.
+
+An existing data directory has its place and keeps it. For an empty one the flags say what to do: found a cluster,
+agree with others on who founds it, or ask one that exists. What was found out by asking is written to ``join.json``
+before it is acted on, so that a crash in between does not ask for a second place.
+"""
+
+import time
+from pathlib import Path
+
+import msgspec
+
+from plasmacloud.base.errors import ConfigError
+from plasmacloud.chainfire.config import ServerConfig, Start
+from plasmacloud.chainfire.datadir import JOIN_NOTE, read_place, write_note
+from plasmacloud.chainfire.forming import form
+from plasmacloud.chainfire.join import Membership, ask_to_join
+from plasmacloud.chainfire.members import ClusterIdentity, found_cluster
+
+
+async def find_place(config: ServerConfig) -> ServerConfig:
+    """The configuration with member id, cluster id and founders filled in. Raises `ConfigError`."""
+    noted = _read_note(config.data_dir)
+    if noted is not None:
+        return _joined(config, noted)
+    placed = read_place(config.data_dir)
+    if placed is not None and (config.start is not Start.FOUND or not config.flags_name_cluster):
+        if placed.name != config.member.name:
+            raise ConfigError(
+                f"{config.data_dir} belongs to member {placed.name}, and --name is {config.member.name}",
+                hint="every member has a data directory of its own",
+            )
+        member = msgspec.structs.replace(config.member, id=placed.member_id)
+        return msgspec.structs.replace(
+            config, member=member, cluster=ClusterIdentity(cluster_id=placed.cluster_id, members=())
+        )
+    if config.start is Start.FOUND:
+        return config
+    if config.start is Start.EXPECT:
+        outcome = await form(config)
+        if outcome.founders:
+            initial = ",".join(f"{machine.name}={machine.peer}" for machine in outcome.founders)
+            cluster = found_cluster(initial, config.cluster_token)
+            return msgspec.structs.replace(config, cluster=cluster, member=cluster.member(config.member.name))
+        config = msgspec.structs.replace(config, join=outcome.join)
+    membership = await ask_to_join(
+        config.join,
+        name=config.member.name,
+        peer=config.member.peer,
+        learner=config.learner,
+        timeout_s=config.join_timeout_s,
+        now=time.monotonic,
+    )
+    write_note(config.data_dir, JOIN_NOTE, msgspec.json.encode(membership))
+    return _joined(config, membership)
+
+
+def _read_note(data_dir: Path) -> Membership | None:
+    try:
+        return msgspec.json.decode((data_dir / JOIN_NOTE).read_bytes(), type=Membership)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError(
+            f"{data_dir / JOIN_NOTE} cannot be read: {error}",
+            hint="the file says which place in the cluster this member was given; if the member has never been started "
+            "successfully, remove the data directory and the member, and join again",
+        ) from error
+
+
+def _joined(config: ServerConfig, membership: Membership) -> ServerConfig:
+    """A joined member knows no founders: a snapshot tells who belongs to the cluster."""
+    member = msgspec.structs.replace(config.member, id=membership.member_id)
+    others = tuple(other for other in membership.members if other.id != membership.member_id)
+    cluster = ClusterIdentity(cluster_id=membership.cluster_id, members=())
+    return msgspec.structs.replace(config, member=member, cluster=cluster, contacts=others)
