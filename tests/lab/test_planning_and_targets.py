@@ -47,6 +47,9 @@ def test_all_scenarios_by_default_with_twenty_trials_of_a_failover() -> None:
         "pause",
         "restart-storm",
         "rolling-restart",
+        "cluster-join",
+        "quorum-recover",
+        "membership-churn",
     ]
     trials = {plan.scenario: plan.trials for plan in plans}
     assert (trials["leader-kill"], trials["leader-term"], trials["cluster-formation"]) == (20, 20, 1)

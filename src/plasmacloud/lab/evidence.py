@@ -9,6 +9,7 @@ Layout::
     TARGET/SCENARIO/history.jsonl every write that was tried
     TARGET/SCENARIO/status.jsonl  what the nodes said about themselves
     TARGET/SCENARIO/reads.jsonl   every linearizable read that was tried, where there were any
+    TARGET/SCENARIO/members.jsonl every change of the linearizable member list, where it was watched
     TARGET/SCENARIO/readings/     what every node held
     TARGET/SCENARIO/logs/         output of every server process
     report.txt report.json junit.xml

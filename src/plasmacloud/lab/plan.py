@@ -88,7 +88,15 @@ BASIC = (
     "follower-kill",
     "power-loss",
 )
-RESILIENT = ("quorum-loss", "pause", "restart-storm", "rolling-restart")
+RESILIENT = (
+    "quorum-loss",
+    "pause",
+    "restart-storm",
+    "rolling-restart",
+    "cluster-join",
+    "quorum-recover",
+    "membership-churn",
+)
 
 FULL = Preset("full", {}, hold_s=30.0, load_s=10.0, storm_s=60.0, shortened="")
 
@@ -103,6 +111,9 @@ QUICK = Preset(
         "quorum-loss": 2,
         "pause": 3,
         "rolling-restart": 3,
+        "cluster-join": 1,
+        "quorum-recover": 1,
+        "membership-churn": 2,
     },
     hold_s=5.0,
     load_s=2.0,
@@ -122,7 +133,14 @@ DEMO = Preset(
 
 RESILIENCE = Preset(
     "resilience",
-    {"quorum-loss": 4, "pause": 10, "rolling-restart": 6},
+    {
+        "quorum-loss": 4,
+        "pause": 10,
+        "rolling-restart": 6,
+        "cluster-join": 1,
+        "quorum-recover": 2,
+        "membership-churn": 3,
+    },
     hold_s=6.0,
     load_s=3.0,
     storm_s=20.0,

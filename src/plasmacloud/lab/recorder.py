@@ -14,7 +14,7 @@ from plasmacloud.lab.plan import Plan
 from plasmacloud.verify.events import AnyEvent
 from plasmacloud.verify.files import UnreadableEvidence, encode_lines, read_lines
 from plasmacloud.verify.history import Op
-from plasmacloud.verify.observations import KeyRecord, Reading, StatusSample
+from plasmacloud.verify.observations import KeyRecord, MembersSample, Reading, StatusSample
 from plasmacloud.verify.reads import ReadOp
 
 T = TypeVar("T")
@@ -24,6 +24,7 @@ EVENTS = "events.jsonl"
 HISTORY = "history.jsonl"
 STATUSES = "status.jsonl"
 READS = "reads.jsonl"
+MEMBERS = "members.jsonl"
 READINGS = "readings"
 READING_INDEX = "readings/index.jsonl"
 LOGS = "logs"
@@ -49,6 +50,7 @@ class Record(msgspec.Struct, frozen=True):
     statuses: list[StatusSample]
     readings: list[Reading]
     reads: list[ReadOp] = msgspec.field(default_factory=list)
+    members: list[MembersSample] = msgspec.field(default_factory=list)
 
 
 class Recorder:
@@ -75,6 +77,10 @@ class Recorder:
     def status(self, sample: StatusSample) -> None:
         """Record a status answer."""
         self._statuses.append(sample)
+
+    def members(self, sample: MembersSample) -> None:
+        """Record a change of the member list."""
+        self._append(MEMBERS, [sample])
 
     def read(self, read: ReadOp) -> None:
         """Record a finished linearizable read."""
@@ -121,6 +127,7 @@ def load_record(directory: Path) -> Record:
         statuses=read_lines(directory / STATUSES, StatusSample),
         readings=readings,
         reads=_if_there(directory / READS, ReadOp),
+        members=_if_there(directory / MEMBERS, MembersSample),
     )
 
 

@@ -101,7 +101,7 @@ class Rig:
         return pid
 
     async def start(self) -> None:
-        """Start all nodes and the observers; no load yet."""
+        """Start all members and the observers; no load yet."""
         self._stall_watch = asyncio.create_task(self._watch_stalls())
         self.doing("starting")
         self.watcher.start()

@@ -108,8 +108,10 @@ async def _run_one(plan: Plan, root: Path, display: PlainDisplay, stop: asyncio.
     data = root / DATA / directory_name(plan)
     data.mkdir(parents=True)
     recorder = Recorder(directory, plan)
-    rig = Rig(plan, Cluster(find_target(plan.target), plan.nodes, data, directory / LOGS), recorder)
-    scenario = asyncio.create_task(find_scenario(plan.scenario).drive(rig))
+    what = find_scenario(plan.scenario)
+    cluster = Cluster(find_target(plan.target), plan.nodes, data, directory / LOGS, spares=what.spares)
+    rig = Rig(plan, cluster, recorder)
+    scenario = asyncio.create_task(what.drive(rig))
     stopping = asyncio.create_task(stop.wait())
     try:
         while not scenario.done() and not stop.is_set():

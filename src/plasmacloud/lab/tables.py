@@ -24,6 +24,8 @@ _METRICS = (
     ("refusal_ms", "refusal"),
     ("step_down_ms", "stepping down"),
     ("converge_ms", "convergence"),
+    ("voters_ms", "three voters"),
+    ("recover_ms", "recovery"),
     ("rejoin_ms", "rejoin"),
     ("formation_ms", "formation"),
     ("write_ms", "write latency"),

@@ -12,6 +12,7 @@ from plasmacloud.verify.events import (
     NodeRestarted,
     NodeThawed,
     ProcessEnded,
+    Recovered,
     ServiceResumed,
     TrialBegan,
     WindowClosed,
@@ -38,6 +39,7 @@ class Trial(msgspec.Struct):
     ended: list[ProcessEnded] = msgspec.field(default_factory=list)
     restarts: list[NodeRestarted] = msgspec.field(default_factory=list)
     thawed: NodeThawed | None = None
+    recovered: Recovered | None = None
 
     @property
     def fault(self) -> FaultInjected | None:
@@ -93,6 +95,8 @@ def assemble(events: Iterable[AnyEvent]) -> list[Trial]:
                 trial.restarts.append(event)
             case NodeThawed():
                 trial.thawed = event
+            case Recovered():
+                trial.recovered = event
             case _:
                 pass
     return [trials[number] for number in sorted(trials)]

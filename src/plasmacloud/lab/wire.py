@@ -14,13 +14,17 @@ from plasmacloud.client.link import Link
 from plasmacloud.client.outcome import Effect, Verdict, judge
 from plasmacloud.rpc.proto import rpc_pb2
 from plasmacloud.rpc.status import Execution, Metadata, RpcError
-from plasmacloud.verify.observations import KeyRecord
+from plasmacloud.verify.observations import KeyRecord, MemberRecord
 
 _PUT = "/etcdserverpb.KV/Put"
 _RANGE = "/etcdserverpb.KV/Range"
 _STATUS = "/etcdserverpb.Maintenance/Status"
 _TXN = "/etcdserverpb.KV/Txn"
 _MOVE_LEADER = "/etcdserverpb.Maintenance/MoveLeader"
+_MEMBER_LIST = "/etcdserverpb.Cluster/MemberList"
+_MEMBER_ADD = "/etcdserverpb.Cluster/MemberAdd"
+_MEMBER_REMOVE = "/etcdserverpb.Cluster/MemberRemove"
+_MEMBER_PROMOTE = "/etcdserverpb.Cluster/MemberPromote"
 _NEEDS_LEADER = (("hasleader", "true"),)
 _PAGE_KEYS = 5_000
 
@@ -83,6 +87,28 @@ class NodeApi:
         request = rpc_pb2.MoveLeaderRequest(targetID=target_member)
         await self._call(_MOVE_LEADER, request.SerializeToString(), timeout, Effect.WRITE)
 
+    async def member_list(self, *, timeout: float) -> tuple[MemberRecord, ...]:
+        """The members, by a linearizable read; in the order of their ids."""
+        request = rpc_pb2.MemberListRequest(linearizable=True).SerializeToString()
+        body = await self._call(_MEMBER_LIST, request, timeout, Effect.READ, metadata=_NEEDS_LEADER)
+        members = rpc_pb2.MemberListResponse.FromString(body).members
+        return tuple(sorted((_member(each) for each in members), key=lambda member: member.id))
+
+    async def member_add(self, peer_url: str, *, learner: bool, timeout: float) -> None:
+        """Add a member that will be reached at ``peer_url``."""
+        request = rpc_pb2.MemberAddRequest(peerURLs=[peer_url], isLearner=learner)
+        await self._call(_MEMBER_ADD, request.SerializeToString(), timeout, Effect.WRITE)
+
+    async def member_remove(self, member: int, *, timeout: float) -> None:
+        """Remove a member by its id."""
+        request = rpc_pb2.MemberRemoveRequest(ID=member)
+        await self._call(_MEMBER_REMOVE, request.SerializeToString(), timeout, Effect.WRITE)
+
+    async def member_promote(self, member: int, *, timeout: float) -> None:
+        """Make a learner a voter."""
+        request = rpc_pb2.MemberPromoteRequest(ID=member)
+        await self._call(_MEMBER_PROMOTE, request.SerializeToString(), timeout, Effect.WRITE)
+
     async def read_prefix(self, prefix: str, revision: int, *, timeout: float) -> list[KeyRecord]:
         """Everything this node itself holds under ``prefix`` at ``revision`` (0: now), page by page."""
         start, end = prefix.encode(), prefix_end(prefix)
@@ -114,3 +140,7 @@ class NodeApi:
         except RpcError as error:
             known = Known.UNKNOWN if judge(error, effect) is Verdict.UNKNOWN else Known.NOT_EXECUTED
             raise AttemptFailed(str(error), known, answered=error.executed is Execution.ANSWERED) from error
+
+
+def _member(member: rpc_pb2.Member) -> MemberRecord:
+    return MemberRecord(member.ID, member.name, tuple(member.peerURLs), member.isLearner)

@@ -93,6 +93,27 @@ class NodeThawed(Event, frozen=True, tag="node-thawed"):
     states_after: str
 
 
+class MembershipChanged(Event, frozen=True, tag="membership-changed"):
+    """A change of membership that the lab asked for has happened, as a linearizable member list shows."""
+
+    change: Literal["added", "promoted", "removed"]
+    node: str
+    member: int
+    took_ms: float
+    learner: bool = False
+
+
+class Recovered(Event, frozen=True, tag="recovered"):
+    """A survivor of the loss of the majority serves alone. ``revision``: of a linearizable read, before any new write;
+    what was acknowledged at a higher revision could be missing. ``told``: what the recovery itself said."""
+
+    node: str
+    command: str
+    revision: int
+    began_ns: int
+    told: str = ""
+
+
 class CaughtUp(Event, frozen=True, tag="caught-up"):
     """Every running node has applied at least ``revision``; or, with ``ok`` false, did not within the deadline."""
 
@@ -149,6 +170,8 @@ AnyEvent = (
     | WindowClosed
     | NodeRestarted
     | NodeThawed
+    | MembershipChanged
+    | Recovered
     | CaughtUp
     | HoldBegan
     | HoldEnded

@@ -57,3 +57,34 @@ class Reading(msgspec.Struct, frozen=True):
     @property
     def complete(self) -> bool:
         return not self.missing and bool(self.nodes)
+
+
+class MemberRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One member as the member list shows it. Without a name: it was added and has never started."""
+
+    id: int
+    name: str = ""
+    peer_urls: tuple[str, ...] = ()
+    learner: bool = False
+
+    @property
+    def started(self) -> bool:
+        return bool(self.name)
+
+    def reached_at(self, peer: str) -> bool:
+        """Whether ``peer`` (``host:port``) is an address of this member."""
+        return any(url.rstrip("/").endswith(f"//{peer}") or url == peer for url in self.peer_urls)
+
+
+class MembersSample(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A linearizable member list as one node gave it; recorded when it differs from the one before."""
+
+    trial: int
+    sent_ns: int
+    at_ns: int
+    node: str
+    members: tuple[MemberRecord, ...] = ()
+
+    def voters(self) -> set[str]:
+        """Names of the members that have started and vote."""
+        return {member.name for member in self.members if member.started and not member.learner}

@@ -10,12 +10,14 @@ from plasmacloud.verify.checks import Check
 
 
 class Scenario(ABC):
-    """One experiment. ``thresholds``: defaults by name, in the unit of the name; the plan may override them."""
+    """One experiment. ``thresholds``: defaults by name, in the unit of the name; the plan may override them.
+    ``spares``: nodes beyond those of the plan, for members that come and go."""
 
     name: str
     must_hold: str
     default_trials: int
     thresholds: ClassVar[Mapping[str, float]]
+    spares: ClassVar[int] = 0
 
     @abstractmethod
     async def drive(self, rig: Rig) -> None:

@@ -2,11 +2,24 @@
 
 import importlib.metadata
 import importlib.util
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import msgspec
+
+from plasmacloud.base.errors import ConfigError
 from plasmacloud.lab.plan import Traits
 from plasmacloud.lab.targets.base import NodeSpec, Target
+
+PROGRAM = (sys.executable, "-m", "plasmacloud")
+TOKEN = "plasma-lab"
+
+
+class _Recovery(msgspec.Struct):
+    """What the lab needs from the answer of `plasma chainfire recover`."""
+
+    commands: list[str]
 
 
 class ChainFire(Target):
@@ -14,6 +27,7 @@ class ChainFire(Target):
 
     name = "chainfire"
     describe = "ChainFire, default timers (election timeout 300 ms)"
+    promotes_by_itself = True
 
     def missing(self) -> str | None:
         if importlib.util.find_spec("plasmacloud.cli.serve") is None:
@@ -28,10 +42,42 @@ class ChainFire(Target):
 
     def argv(self, node: NodeSpec, cluster: Sequence[NodeSpec]) -> list[str]:
         members = ",".join(f"{other.name}={other.peer}" for other in cluster)
+        return [*self._serve(node), "--initial-cluster", members, "--cluster-token", TOKEN]
+
+    def bootstrap_argv(self, node: NodeSpec) -> list[str]:
+        return [*self._serve(node), "--bootstrap"]
+
+    def join_argv(self, node: NodeSpec, members: Mapping[str, str], seeds: Sequence[NodeSpec]) -> list[str]:
+        return [*self._serve(node), "--join", ",".join(str(seed.client) for seed in seeds)]
+
+    def recovery_command(self, node: NodeSpec) -> list[str]:
         return [
-            sys.executable,
-            "-m",
-            "plasmacloud",
+            *PROGRAM,
+            "chainfire",
+            "recover",
+            "--data-dir",
+            str(node.data_dir),
+            "--listen-client",
+            str(node.client),
+            "--yes",
+            "-o",
+            "json",
+        ]
+
+    def recovered_argv(self, node: NodeSpec, told: str) -> list[str]:
+        """The first command that the recovery tells the operator to type, word for word."""
+        try:
+            answer = msgspec.json.decode(told[told.index("{") : told.rindex("}") + 1], type=_Recovery)
+            program, *words = shlex.split(answer.commands[0])
+        except (ValueError, IndexError) as error:
+            raise ConfigError(f"`plasma chainfire recover` does not say how to go on: {told!r}") from error
+        if program != "plasma":
+            raise ConfigError(f"`plasma chainfire recover` says to run {program!r}")
+        return [*PROGRAM, *words]
+
+    def _serve(self, node: NodeSpec) -> list[str]:
+        return [
+            *PROGRAM,
             "chainfire",
             "serve",
             "--name",
@@ -42,8 +88,4 @@ class ChainFire(Target):
             str(node.client),
             "--listen-peer",
             str(node.peer),
-            "--initial-cluster",
-            members,
-            "--cluster-token",
-            "plasma-lab",
         ]

@@ -16,6 +16,7 @@ from plasmacloud.lab.plan import Traits
 from plasmacloud.lab.targets.base import NodeSpec, Target
 
 _ELF = b"\x7fELF"
+_FORCE = "--force-new-cluster"
 
 
 @cache
@@ -63,7 +64,18 @@ class Etcd(Target):
         return {"rto_max_election_timeouts": 2.5} if scenario == "pause" else {}
 
     def argv(self, node: NodeSpec, cluster: Sequence[NodeSpec]) -> list[str]:
-        members = ",".join(f"{other.name}={other.peer.url}" for other in cluster)
+        return self._argv(node, {other.name: other.peer.url for other in cluster}, "new")
+
+    def join_argv(self, node: NodeSpec, members: Mapping[str, str], seeds: Sequence[NodeSpec]) -> list[str]:
+        return self._argv(node, members, "existing")
+
+    def recovered_argv(self, node: NodeSpec, told: str) -> list[str]:
+        return [*self.argv(node, [node]), _FORCE]
+
+    def restart_argv(self, recovered: list[str]) -> list[str]:
+        return [word for word in recovered if word != _FORCE]
+
+    def _argv(self, node: NodeSpec, members: Mapping[str, str], state: str) -> list[str]:
         return [
             str(self._program()),
             f"--name={node.name}",
@@ -72,8 +84,8 @@ class Etcd(Target):
             f"--advertise-client-urls={node.client.url}",
             f"--listen-peer-urls={node.peer.url}",
             f"--initial-advertise-peer-urls={node.peer.url}",
-            f"--initial-cluster={members}",
-            "--initial-cluster-state=new",
+            f"--initial-cluster={','.join(f'{name}={url}' for name, url in members.items())}",
+            f"--initial-cluster-state={state}",
             "--initial-cluster-token=plasma-lab",
             f"--heartbeat-interval={self.heartbeat_ms}",
             f"--election-timeout={self.election_timeout_ms}",

@@ -1,0 +1,190 @@
+"""cluster-join: one node founds a cluster and serves; the others join while writes go on.
+
+Then come those that do not: a member that was added and never starts, and one that dies while it is joining. Neither
+may hold up a write, nor another node that joins meanwhile. Everything is judged by linearizable member lists.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from plasmacloud.lab.faults.base import Fault
+from plasmacloud.lab.faults.membership import DiesHalfWay, Join, NeverStarts
+from plasmacloud.lab.judging import (
+    Case,
+    bad_if,
+    check_completed,
+    check_fault_landed,
+    check_longest,
+    check_rto,
+    check_traffic,
+    data_checks,
+    outage_distributions,
+    write_latencies_ms,
+)
+from plasmacloud.lab.rig import START_DEADLINE_S, Rig
+from plasmacloud.lab.roster import Roster
+from plasmacloud.lab.scenarios.base import Scenario
+from plasmacloud.lab.trials import Trial
+from plasmacloud.lab.watcher import WaitedTooLong
+from plasmacloud.lab.workload import KEY_PREFIX
+from plasmacloud.verify.checks import Check, Verdict
+from plasmacloud.verify.events import MembershipChanged, NodeStarted
+from plasmacloud.verify.observations import MembersSample
+
+DEAD_WEIGHT = (NeverStarts.name, DiesHalfWay.name)
+
+
+class ClusterJoin(Scenario):
+    """Bootstrap of one node; joins under load, with and without dead weight."""
+
+    name = "cluster-join"
+    must_hold = (
+        "one node founds the cluster, the others join under load within 10 s; learners that never come block nothing"
+    )
+    default_trials = 3
+    spares = 2
+    thresholds: ClassVar[Mapping[str, float]] = {"voters_max_ms": 10_000, "rto_max_ms": 1000}
+
+    async def drive(self, rig: Rig) -> None:
+        cluster = rig.cluster
+        everyone = cluster.names
+        first, *others = everyone
+        cluster.members = [first]
+        cluster.prepare(first, cluster.target.bootstrap_argv(cluster[first].spec))
+        rig.workload.route([first])
+        await rig.start()
+        await rig.stable(timeout=START_DEADLINE_S)
+        rig.workload.start()
+        async with Roster(rig) as roster:
+            for number in range(1, rig.plan.trials + 1):
+                if number > 1:
+                    rig.doing("shrinking to one node again")
+                    for name in reversed(others):
+                        await roster.dismiss(name)
+                await disturb(rig, number, Join(roster, others))
+            one, two = cluster.outsiders()
+            await self._dead_weight(rig, rig.plan.trials + 1, roster, NeverStarts(roster, two), one)
+            await self._dead_weight(rig, rig.plan.trials + 2, roster, DiesHalfWay(roster, one), two)
+        await rig.finish(KEY_PREFIX)
+
+    async def _dead_weight(self, rig: Rig, number: int, roster: Roster, fault: Fault, healthy: str) -> None:
+        """While ``fault`` holds, ``healthy`` joins; afterwards both are gone again."""
+        await disturb(rig, number, fault, Join(roster, [healthy]))
+        await roster.dismiss(healthy)
+        rig.recorder.flush()
+
+    def judge(self, case: Case) -> list[Check]:
+        return [
+            check_voters_in_time(case),
+            check_rto(case, "writes-go-on"),
+            check_dead_weight(case),
+            *data_checks(case),
+            check_fault_landed(case),
+            check_traffic(case),
+            check_completed(case, case.plan.trials + len(DEAD_WEIGHT)),
+        ]
+
+    def distributions(self, case: Case) -> dict[str, list[float]]:
+        values = {
+            **outage_distributions(case),
+            "voters_ms": [value for _, value in voters_ms(case)],
+            "write_ms": write_latencies_ms(case),
+        }
+        return {name: each for name, each in values.items() if each}
+
+
+async def disturb(rig: Rig, number: int, *faults: Fault) -> None:
+    """One trial in which nobody should notice anything: the faults in order, then read back, then undone in reverse."""
+    await rig.begin_trial(number)
+    began_ns = 0
+    for fault in faults:
+        began_ns = await fault.inject(rig)
+    if not await rig.resumed(began_ns):
+        raise WaitedTooLong("writes did not succeed", hint=rig.watcher.describe())
+    await rig.aftermath()
+    await rig.end_trial(faults[-1])
+    for fault in reversed(faults[:-1]):
+        await fault.undo(rig)
+
+
+def joins(case: Case) -> list[Trial]:
+    """The trials in which the cluster grew from one node."""
+    return [trial for trial in case.trials if trial.fault is not None and trial.fault.fault == Join.name]
+
+
+def voters_ms(case: Case) -> list[tuple[int, float]]:
+    """From the start of the first process that joins until the member list shows all of them as voters."""
+    values = []
+    for trial in joins(case):
+        assert trial.fault is not None
+        began_ns = trial.fault.at_ns
+        started = [
+            event.at_ns
+            for event in case.record.events
+            if isinstance(event, NodeStarted) and event.trial == trial.number and event.at_ns >= began_ns
+        ]
+        listed = [
+            sample.at_ns
+            for sample in _during(case, trial)
+            if len(sample.voters()) >= case.plan.nodes and sample.at_ns >= began_ns
+        ]
+        if started and listed:
+            # Adding a member is part of joining where it is a step of its own, before the process starts.
+            values.append((trial.number, (listed[0] - min(began_ns, started[0])) / 1e6))
+    return values
+
+
+def _during(case: Case, trial: Trial) -> list[MembersSample]:
+    return [sample for sample in case.record.members if sample.trial == trial.number]
+
+
+def check_voters_in_time(case: Case) -> Check:
+    """All nodes are voters within ``voters_max_ms`` of the first step of their joining."""
+    values = voters_ms(case)
+    got = {number for number, _ in values}
+    missing = [trial.number for trial in joins(case) if trial.number not in got]
+    return check_longest("all-voters", values, missing, case.plan.threshold("voters_max_ms"))
+
+
+def check_dead_weight(case: Case) -> Check:
+    """While a learner that is not there is in the list, another node joined and became a voter."""
+    trials = [trial for trial in case.trials if trial.fault is not None and trial.fault.fault in DEAD_WEIGHT]
+    findings = []
+    missing = []
+    for trial in trials:
+        assert trial.fault is not None
+        added = [
+            event.member
+            for event in case.record.events
+            if isinstance(event, MembershipChanged)
+            and event.trial == trial.number
+            and event.change == "added"
+            and event.node in trial.fault.nodes
+        ]
+        joined = [node for fault in trial.faults if fault.fault == Join.name for node in fault.nodes]
+        samples = _during(case, trial)
+        dead = set(added) or dead_members(samples, trial)
+        if not dead or not joined:
+            missing.append(f"trial {trial.number}: no dead learner was listed, or nobody joined beside it")
+        elif not any(_joined_beside(sample, dead, joined) for sample in samples):
+            findings.append(f"trial {trial.number}: {', '.join(joined)} did not become a voter beside the dead learner")
+    verdict, found = bad_if(findings)
+    if verdict is Verdict.PASS and (missing or len(trials) < len(DEAD_WEIGHT)):
+        verdict, found = Verdict.INCONCLUSIVE, tuple(missing or ["there was no dead learner"])
+    measured = f"{len(trials) - len(findings) - len(missing)} of {len(trials)} joined beside a dead learner"
+    return Check("dead-learners-block-nothing", verdict, measured, "every other join succeeds", found)
+
+
+def dead_members(samples: list[MembersSample], trial: Trial) -> set[int]:
+    """Members that appeared in this trial and never voted, for targets whose nodes add themselves."""
+    if not samples:
+        return set()
+    known = {member.id for member in samples[0].members}
+    seen = {member.id for sample in samples for member in sample.members}
+    voted = {member.id for sample in samples for member in sample.members if not member.learner}
+    return seen - known - voted
+
+
+def _joined_beside(sample: MembersSample, dead: set[int], joined: list[str]) -> bool:
+    there = any(member.id in dead and member.learner for member in sample.members)
+    return there and sample.voters() >= set(joined)
