@@ -95,14 +95,13 @@ def test_nothing_is_acknowledged_without_a_quorum(tmp_path: Path) -> None:
     assert report(out).returncode == 0
 
 
-def test_members_come_and_go_and_a_lost_majority_is_recovered_from(tmp_path: Path) -> None:
+def test_a_lost_majority_is_recovered_from_and_the_cluster_grown_again(tmp_path: Path) -> None:
     require("etcd-tuned")
     out = tmp_path / "evidence"
-    ran = run_lab(out, "quorum-recover", "membership-churn", "--target", "etcd-tuned", "--trials", "1")
+    ran = run_lab(out, "quorum-recover", "--target", "etcd-tuned", "--trials", "1")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     found = checks(results(out)["etcd-tuned/quorum-recover"])
     assert "above revision" in found["could-be-missing"]["measured"]
-    assert checks(results(out)["etcd-tuned/membership-churn"])["churn"]["measured"].startswith("1 members replaced")
     assert report(out).returncode == 0
 
 

@@ -18,6 +18,7 @@ from plasmacloud.verify.events import (
     FaultInjected,
     FaultProof,
     LeaderSeen,
+    LoopStall,
     NodeRestarted,
     NodeThawed,
     WindowClosed,
@@ -69,7 +70,7 @@ def test_refusing_without_a_quorum_is_right() -> None:
     case = alone(read(650, 651))
     assert quorum_loss.check_nothing_acknowledged(case).verdict is Verdict.PASS
     check = quorum_loss.check_clean_failure(case)
-    assert (check.verdict, check.measured) == (Verdict.PASS, "2 of 2 refused by the survivors themselves")
+    assert (check.verdict, check.measured) == (Verdict.PASS, "2 of 2 refused by survivors")
     assert [value for each in quorum_loss.alone_times(case) for value in each.refusals_ms(case)] == [1, 1]
 
 
@@ -97,6 +98,17 @@ def test_a_silent_survivor_and_a_client_left_hanging_fail() -> None:
     check = quorum_loss.check_clean_failure(alone(read(20, 1500, node="n1")))
     assert check.verdict is Verdict.FAIL
     assert "ended after 1480 ms" in check.findings[0]
+
+
+def test_a_survivor_that_lets_clients_wait_for_their_deadline_fails_unless_the_lab_was_late_itself() -> None:
+    unknown = {"outcome": Outcome.INFO, "error": "DEADLINE_EXCEEDED: the deadline passed"}
+    case = alone(read(650, 651), **unknown)
+    assert quorum_loss.check_clean_failure(case).verdict is Verdict.FAIL
+    events = [*case.record.events, LoopStall(at_ns=1, late_ms=200)]
+    slow = Case(msgspec.structs.replace(case.record, events=events))
+    check = quorum_loss.check_clean_failure(slow)
+    assert check.verdict is Verdict.INCONCLUSIVE
+    assert "late by up to 200 ms" in check.findings[0]
 
 
 def woken(*reads: ReadOp, leader_then: int = 2, **facts: object) -> Case:
