@@ -267,7 +267,7 @@ def test_what_is_kept_aside_stays_until_it_is_forgotten(member: Path) -> None:
         create_log(member / "wal.new", identity=OTHER, mark=LogMark(7, 2, b"c"), hard_state=HardState(2, 0, 7))
         (member / "member.json.new").write_text(str(number))
         decide(member, Pending("x", tuple(replacement(name, aside=aside[name]) for name in aside)))
-        with pytest.raises(BadInstall, match="run the same command again"):
+        with pytest.raises(BadInstall, match="begun and not finished"):
             finish_pending(member)  # who starts a member does not change whose it is
         finish_pending(member, change_owner=True)
         finish_pending(member)
