@@ -13,14 +13,13 @@ from plasmacloud.chainfire.members import found_cluster
 from plasmacloud.chainfire.recovery import (
     Findings,
     Plan,
-    decode_state_meta,
     finish,
     grow_commands,
-    mark_of_state,
     open_survivor,
     read_owner,
     restore_member,
 )
+from plasmacloud.chainfire.state_machine import decode_state_meta, mark_of_state
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.storage.entry import HardState
 from plasmacloud.storage.install import BadInstall, finish_pending, forget_asides

@@ -77,6 +77,11 @@ class DataDir(msgspec.Struct, frozen=True):
         return self.path / "state"
 
     @property
+    def snapshots(self) -> Path:
+        """Directory for snapshots that come and go."""
+        return self.path / "snapshots"
+
+    @property
     def peers(self) -> Path:
         """File with what is remembered of the other members."""
         return self.path / "peers.json"

@@ -26,7 +26,7 @@ import msgspec
 from plasmacloud.base.errors import ConfigError, StorageError
 from plasmacloud.chainfire.cluster_state import ClusterState
 from plasmacloud.chainfire.members import ClusterIdentity, Member, found_cluster
-from plasmacloud.chainfire.state_machine import META_NAME, StateMachine, StateMeta
+from plasmacloud.chainfire.state_machine import META_NAME, StateMachine, decode_state_meta
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.storage.disk import Disk, OsDisk
 from plasmacloud.storage.entry import EntryKind, HardState
@@ -333,20 +333,6 @@ def grow_commands(plan: Plan, data_dir: Path, vanished: Sequence[str], listen_cl
             f"--listen-peer {peer} --join {listen_client}",
         ]
     return commands
-
-
-def mark_of_state(meta: dict[str, bytes]) -> LogMark:
-    """The log mark of a checkpoint, from its named values: what `write_snapshot` needs to know."""
-    state = decode_state_meta(meta)
-    return LogMark(state.applied_index, state.applied_term, ClusterState.decode(state.cluster).conf.encode())
-
-
-def decode_state_meta(meta: dict[str, bytes]) -> StateMeta:
-    """The state machine's part of the named values. Raises `StorageError`."""
-    try:
-        return msgspec.msgpack.decode(meta.get(META_NAME, b""), type=StateMeta)
-    except msgspec.MsgspecError as error:
-        raise StorageError(f"the state's meta data cannot be read: {error}") from error
 
 
 # --- a new cluster from a snapshot -----------------------------------------------------------------------------------

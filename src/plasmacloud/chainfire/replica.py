@@ -25,30 +25,19 @@ from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire.cluster_state import ClusterState
 from plasmacloud.chainfire.commands import (
     MEMBERSHIP_KINDS,
-    CommandKind,
-    PromoteMember,
-    RemoveMember,
     change_origin,
     check_batch,
     decode,
     encode_batch,
-    encode_member_command,
     removes,
 )
 from plasmacloud.chainfire.config import ServerConfig
 from plasmacloud.chainfire.datadir import DataDir
 from plasmacloud.chainfire.lane import Lane
+from plasmacloud.chainfire.member_care import MemberCare
 from plasmacloud.chainfire.members import format_id
-from plasmacloud.chainfire.membership_policy import (
-    Decision,
-    JoinProgress,
-    MembershipPolicy,
-    Promote,
-    RemoveStaleLearner,
-    ReportBack,
-    ReportDead,
-)
-from plasmacloud.chainfire.membership_view import ACTIVE_S, MembershipView, admit, look
+from plasmacloud.chainfire.membership_policy import JoinProgress
+from plasmacloud.chainfire.membership_view import MembershipView, admit
 from plasmacloud.chainfire.peer_memory import Forgotten, PeerRegister, forgotten
 from plasmacloud.chainfire.proposals import Overloaded, ProposalQueue
 from plasmacloud.chainfire.reads import ReadQueue
@@ -108,21 +97,6 @@ STOPPING = "chainfire: not executed: the member is shutting down"
 RESULT_LOST = "chainfire: outcome unknown: the write was executed while this member was catching up"
 
 
-class _Logged:
-    """Nobody waits for the command; its failure is logged, and it is decided anew whether to send it again."""
-
-    done = False
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def reply(self, _body: bytes) -> None:
-        pass
-
-    def fail(self, code: StatusCode, message: str) -> None:
-        log.info("not done", what=self._what, code=code.name, reason=message)
-
-
 class Replica:
     """Drives one member. `start` and `stop` belong to the server; the rest to its services."""
 
@@ -167,7 +141,7 @@ class Replica:
         self._lanes = (self._writes, self._changes)
         self._reads: ReadQueue[ReadWaiter] = ReadQueue(first_context=data.incarnation)
         self._forwarded: list[bytes] = []  # batches of other members, for the next entry
-        self.policy = MembershipPolicy(config.policy)
+        self.care = MemberCare(self)
         self._asked: deque[bytes] = deque()  # membership commands, own and others', each for an entry of its own
         self._to_apply: deque[Entry] = deque()
         self._readys_in_flight = 0
@@ -225,6 +199,16 @@ class Replica:
         self.wake()
 
     @property
+    def stopping(self) -> bool:
+        """Whether no new request is taken any more."""
+        return self._stopping
+
+    @property
+    def change_waits(self) -> bool:
+        """Whether a membership command of this member's clients is on its way."""
+        return len(self._changes.queue) > 0
+
+    @property
     def leader_id(self) -> int:
         """The leader as this member knows it; 0: none."""
         return self.raft.leader_id
@@ -246,45 +230,11 @@ class Replica:
 
     def membership_view(self) -> MembershipView:
         """What this member knows about the others now."""
-        percent = {} if self.snapshots is None else self.snapshots.percent()
-        return look(
-            self.cluster,
-            self.raft.status(),
-            tick_s=self.config.tick_s,
-            active_s=max(ACTIVE_S, 4 * self.config.heartbeat_interval_s),
-            change_pending=self.raft.membership_pending,
-            snapshot_percent=percent,
-        )
+        return self.care.view()
 
     def join_progress(self) -> Mapping[int, JoinProgress]:
         """How far the learners are; empty on a member that does not lead."""
-        return self.policy.progress(self.membership_view()) if self.is_leader else {}
-
-    def look_after_members(self) -> None:
-        """On the leader, about once a heartbeat: end joint phases, promote, report, clear away."""
-        if not self.is_leader or self._stopping:
-            return
-        view = self.membership_view()
-        if view.joint and not view.change_pending and len(self._changes.queue) == 0:
-            self.submit(CommandKind.LEAVE_JOINT, b"", _Logged("leaving the joint configuration"))
-        for decision in self.policy.decide(view, self._loop.time()):
-            self._carry_out(decision)
-
-    def _carry_out(self, decision: Decision) -> None:
-        name = self.cluster.name_of(decision.member_id)
-        if isinstance(decision, ReportDead):
-            log.warning("member is silent", member=name, silent_s=round(decision.silent_s))
-        elif isinstance(decision, ReportBack):
-            log.info("member is back", member=name)
-        elif isinstance(decision, Promote):
-            log.info("promoting a learner that has caught up", member=name)
-            body = encode_member_command(PromoteMember(decision.member_id))
-            self.submit(CommandKind.MEMBER_PROMOTE, body, _Logged(f"promoting {name}"))
-        else:
-            why = decision.why if isinstance(decision, RemoveStaleLearner) else f"silent for {decision.silent_s:.0f} s"
-            log.warning("removing a member", member=name, reason=why)
-            body = encode_member_command(RemoveMember(decision.member_id))
-            self.submit(CommandKind.MEMBER_REMOVE, body, _Logged(f"removing {name}"))
+        return self.care.progress()
 
     async def hand_over(self, target: int, timeout: float) -> bool:
         """Transfer leadership; True when another member leads before the timeout. Only on the leader."""

@@ -35,7 +35,7 @@ from plasmacloud.chainfire.replica import Replica
 from plasmacloud.chainfire.services import KvService, MaintenanceService
 from plasmacloud.chainfire.snapshot_flow import Received, SnapshotFlow
 from plasmacloud.chainfire.snapshot_transfer import TransferConfig
-from plasmacloud.chainfire.state_machine import StateMachine, describe_checkpoint
+from plasmacloud.chainfire.state_machine import StateMachine, mark_of_state
 from plasmacloud.chainfire.validate import MAX_MESSAGE_BYTES
 from plasmacloud.raft.raft import Config as RaftConfig
 from plasmacloud.raft.raft import Raft
@@ -45,7 +45,7 @@ from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.service import ServiceTable
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.storage.entry import HardState
-from plasmacloud.storage.install import begin_install, finish_pending
+from plasmacloud.storage.install import begin_install, finish_pending, forget_asides
 from plasmacloud.storage.snapshot import SnapshotInfo, write_snapshot
 from plasmacloud.storage.state import StateStore
 from plasmacloud.storage.wal import Wal
@@ -121,6 +121,7 @@ class MemberProcess:
         self._checkpoints: asyncio.Task[None] | None = None
         self._caretaker: asyncio.Task[None] | None = None
         self._snapshots: SnapshotFlow | None = None
+        self._store: StateStore | None = None
         self._received: asyncio.Future[Received] = self._loop.create_future()
 
     async def start(self, received: Received | None = None) -> None:
@@ -140,6 +141,7 @@ class MemberProcess:
         )
         self._closers.callback(data.close)
         wal, store, machine, raft = self._restore(data)
+        self._store = store
         peers = PeerRegister.open(
             data.peers,
             config.cluster.cluster_id,
@@ -160,7 +162,7 @@ class MemberProcess:
         self._checkpointer = Checkpointer(
             self._replica, store, wal, interval_s=config.checkpoint_interval_s, on_fatal=self._on_fatal
         )
-        self._replica.snapshots = self._snapshots = self._snapshot_flow(data, wal, store)
+        self._replica.snapshots = self._snapshots = self._snapshot_flow(data, wal)
         table = ServiceTable()
         register_member(table, config)
         KvService(self._replica).register(table)
@@ -169,6 +171,8 @@ class MemberProcess:
             self._replica,
             size_bytes=lambda: (store.size_bytes(), store.in_use_bytes()),
             hand_over_timeout_s=2 * config.election_timeout_s,
+            make_snapshot=self._make_snapshot,
+            directory=data.snapshots,
         ).register(table)
         self._health = HealthService()
         self._health.register(table)
@@ -182,21 +186,23 @@ class MemberProcess:
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)
 
-    def _snapshot_flow(self, data: DataDir, wal: Wal, store: StateStore) -> SnapshotFlow:
+    async def _make_snapshot(self, path: Path) -> SnapshotInfo:
+        """Write the state as it is now to a file."""
+        assert self._store is not None
+        store, cluster_id = self._store, self._config.cluster.cluster_id
+        await self._checkpointer.save()
+        return await self._loop.run_in_executor(
+            None, lambda: write_snapshot(store, path, cluster_id=cluster_id, describe=mark_of_state)
+        )
+
+    def _snapshot_flow(self, data: DataDir, wal: Wal) -> SnapshotFlow:
         assert self._replica is not None
         replica, config = self._replica, self._config
-
-        def make(path: Path) -> SnapshotInfo:
-            return write_snapshot(store, path, cluster_id=config.cluster.cluster_id, describe=describe_checkpoint)
-
-        async def make_current(path: Path) -> SnapshotInfo:
-            await self._checkpointer.save()
-            return await self._loop.run_in_executor(None, make, path)
-
         return SnapshotFlow(
             data.path,
+            data.snapshots,
             self._identity,
-            make=make_current,
+            make=self._make_snapshot,
             continues=lambda index: index + 1 >= wal.first_index(),
             send=replica.send_snapshot_frame,
             report=replica.raft.report_snapshot,
@@ -308,6 +314,7 @@ class MemberProcess:
             except _NotPublished:
                 continue  # no leader in time: once more
             log.info("ready to serve clients", clients=str(config.listen_client))
+            await self._loop.run_in_executor(None, forget_asides, config.data_dir)
             return
 
     def _on_received(self, received: Received) -> None:
@@ -319,7 +326,7 @@ class MemberProcess:
         assert self._replica is not None
         while True:
             await asyncio.sleep(max(self._config.heartbeat_interval_s, _CARE_S))
-            self._replica.look_after_members()
+            self._replica.care.look_after_members()
 
     def _on_leader_change(self, leader: int, term: int) -> None:
         if leader == self._config.member.id:

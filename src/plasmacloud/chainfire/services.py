@@ -4,8 +4,11 @@ What this version does not do is answered with UNIMPLEMENTED by name, never with
 """
 
 import asyncio
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from plasmacloud import __version__
@@ -16,6 +19,7 @@ from plasmacloud.chainfire.mvcc.hashing import StateHash
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED
 from plasmacloud.chainfire.mvcc.store import MvccStore
 from plasmacloud.chainfire.replica import Replica
+from plasmacloud.chainfire.snapshot_flow import CLIENT_PREFIX
 from plasmacloud.chainfire.state_machine import StateMachine
 from plasmacloud.chainfire.validate import (
     RpcRefusal,
@@ -27,11 +31,13 @@ from plasmacloud.chainfire.validate import (
 )
 from plasmacloud.raft.raft import Raft
 from plasmacloud.rpc.proto import rpc_pb2
-from plasmacloud.rpc.service import ServiceTable, UnaryCall
+from plasmacloud.rpc.service import ServiceTable, StreamCall, UnaryCall
 from plasmacloud.rpc.status import RpcError, StatusCode
 
 API_VERSION = "3.5.0"
 """The etcd release whose API this is: clients choose features by it."""
+
+_BLOB_BYTES = 64 * 1024
 
 NOT_LEADER = RpcError(StatusCode.FAILED_PRECONDITION, "etcdserver: not leader")
 BAD_TRANSFEREE = RpcError(StatusCode.FAILED_PRECONDITION, "etcdserver: bad leader transferee")
@@ -137,11 +143,22 @@ class MaintenanceService:
     """``etcdserverpb.Maintenance``."""
 
     def __init__(
-        self, host: MaintenanceHost, *, size_bytes: Callable[[], tuple[int, int]], hand_over_timeout_s: float
+        self,
+        host: MaintenanceHost,
+        *,
+        size_bytes: Callable[[], tuple[int, int]],
+        hand_over_timeout_s: float,
+        make_snapshot: Callable[[Path], Awaitable[object]],
+        directory: Path,
     ) -> None:
-        """``size_bytes`` tells the bytes allocated for the applied state, and those in use."""
+        """``size_bytes`` tells the bytes allocated for the applied state, and those in use.
+
+        ``make_snapshot`` writes a snapshot of the state as it is now to a file; ``directory`` is for such files.
+        """
         self._host = host
         self._size_bytes = size_bytes
+        self._make_snapshot = make_snapshot
+        self._directory = directory
         self._hand_over_timeout_s = hand_over_timeout_s
 
     def register(self, table: ServiceTable) -> None:
@@ -151,8 +168,8 @@ class MaintenanceService:
         table.unary_async("/etcdserverpb.Maintenance/Hash", self._hash)
         table.unary_async("/etcdserverpb.Maintenance/HashKV", self._hash_kv)
         table.unary_async("/etcdserverpb.Maintenance/MoveLeader", self._move_leader)
-        for method, what in (("Defragment", "defragmentations"), ("Snapshot", "snapshots")):
-            table.unary(f"/etcdserverpb.Maintenance/{method}", partial(_unimplemented, what))
+        table.stream("/etcdserverpb.Maintenance/Snapshot", self._snapshot)
+        table.unary("/etcdserverpb.Maintenance/Defragment", partial(_unimplemented, "defragmentations"))
 
     def _header(self) -> rpc_pb2.ResponseHeader:
         host = self._host
@@ -162,6 +179,24 @@ class MaintenanceService:
             revision=host.machine.store.revision,
             raft_term=host.raft.term,
         )
+
+    async def _snapshot(self, call: StreamCall) -> None:
+        """The file, piece by piece, as fast as the client takes it."""
+        async for body in call:
+            parse(rpc_pb2.SnapshotRequest, body)
+        loop = asyncio.get_running_loop()
+        # The file loses its name at once, so that nothing is left behind however the call ends.
+        with tempfile.TemporaryDirectory(dir=self._directory, prefix=CLIENT_PREFIX) as directory:
+            path = Path(directory) / "snapshot"
+            await self._make_snapshot(path)
+            file = path.open("rb")
+        with file:
+            remaining = os.fstat(file.fileno()).st_size
+            while remaining:
+                blob = await loop.run_in_executor(None, file.read, _BLOB_BYTES)
+                remaining -= len(blob)
+                reply = rpc_pb2.SnapshotResponse(header=self._header(), remaining_bytes=remaining, blob=blob)
+                await call.send(reply.SerializeToString())
 
     def _status(self, call: UnaryCall, body: bytes) -> None:
         parse(rpc_pb2.StatusRequest, body)

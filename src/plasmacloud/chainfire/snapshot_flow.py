@@ -10,6 +10,7 @@ that was too far behind to be useful is the only one that pauses.
 """
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +28,8 @@ from plasmacloud.storage.snapshot import DamagedSnapshot, SnapshotInfo
 from plasmacloud.storage.wal_format import Identity
 
 _OUTGOING = "outgoing.snapshot"
+CLIENT_PREFIX = "client-"
+"""Directories of snapshots that are on their way to clients begin so."""
 
 log = get_logger("snapshot")
 
@@ -44,6 +47,7 @@ class SnapshotFlow:
     def __init__(
         self,
         data_dir: Path,
+        directory: Path,
         identity: Identity,
         *,
         make: Callable[[Path], Awaitable[SnapshotInfo]],
@@ -54,12 +58,15 @@ class SnapshotFlow:
         name_of: Callable[[int], str],
         config: TransferConfig | None = None,
     ) -> None:
-        """``make(path)`` writes a snapshot of the state as it is now. ``continues(index)``: so does the log, behind it.
+        """``directory`` is for the files of transfers. ``make(path)`` writes a snapshot of the state as it is now.
 
+        ``continues(index)``: the log goes on behind that index.
         ``send(member, frame)`` is False when the frame cannot leave now. ``report(member, success)`` tells raft.
         """
-        self._directory = data_dir / "snapshots"
+        self._directory = directory
         self._directory.mkdir(exist_ok=True)
+        for left in self._directory.glob(f"{CLIENT_PREFIX}*"):  # by a life that ended while it served a client
+            shutil.rmtree(left, ignore_errors=True)
         self._data_dir = data_dir
         self._identity = identity
         self._make = make

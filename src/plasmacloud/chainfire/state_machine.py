@@ -75,14 +75,18 @@ class StateMeta(msgspec.Struct, frozen=True):
     cluster: bytes
 
 
-def describe_checkpoint(meta: Mapping[str, bytes]) -> LogMark:
-    """Where a log that continues behind a checkpoint begins, from the checkpoint's meta data. Raises `CorruptState`."""
+def decode_state_meta(meta: Mapping[str, bytes]) -> StateMeta:
+    """The state machine's part of a checkpoint's named values. Raises `CorruptState`."""
     try:
-        state = msgspec.msgpack.decode(meta[META_NAME], type=StateMeta)
-    except (KeyError, msgspec.MsgspecError) as error:
+        return msgspec.msgpack.decode(meta.get(META_NAME, b""), type=StateMeta)
+    except msgspec.MsgspecError as error:
         raise CorruptState(f"the checkpoint's meta data cannot be read: {error}") from error
-    conf = ClusterState.decode(state.cluster).conf
-    return LogMark(state.applied_index, state.applied_term, conf.encode())
+
+
+def mark_of_state(meta: Mapping[str, bytes]) -> LogMark:
+    """Where a log that continues behind a checkpoint begins, from its named values. Raises `CorruptState`."""
+    state = decode_state_meta(meta)
+    return LogMark(state.applied_index, state.applied_term, ClusterState.decode(state.cluster).conf.encode())
 
 
 class Checkpoint:
@@ -140,10 +144,7 @@ class StateMachine:
         encoded = records.meta(META_NAME)
         if encoded is None:
             return machine
-        try:
-            meta = msgspec.msgpack.decode(encoded, type=StateMeta)
-        except msgspec.MsgspecError as error:
-            raise CorruptState(f"the checkpoint's meta data cannot be read: {error}") from error
+        meta = decode_state_meta({META_NAME: encoded})
         if meta.format != FORMAT:
             raise CorruptState(
                 f"the data directory has format {meta.format}, this version reads format {FORMAT}",

@@ -1,0 +1,100 @@
+"""What a leader does about the other members, without being asked: the shell around `membership_policy`.
+
+It ends joint phases, promotes learners that have caught up, reports who is silent, and clears away who never came. What
+it decides goes the way of any client's request.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from plasmacloud.base.logging import get_logger
+from plasmacloud.chainfire.commands import CommandKind, PromoteMember, RemoveMember, encode_member_command
+from plasmacloud.chainfire.membership_policy import (
+    Decision,
+    JoinProgress,
+    MembershipPolicy,
+    Promote,
+    RemoveStaleLearner,
+    ReportBack,
+    ReportDead,
+)
+from plasmacloud.chainfire.membership_view import ACTIVE_S, MembershipView, look
+from plasmacloud.rpc.status import StatusCode
+
+if TYPE_CHECKING:
+    from plasmacloud.chainfire.replica import Replica
+
+log = get_logger("chainfire")
+
+
+class _Decided:
+    """Waits for the outcome of a decision, on nobody's behalf: a failure is logged and decided anew."""
+
+    done = False
+
+    def __init__(self, what: str, policy: MembershipPolicy) -> None:
+        self._what = what
+        self._policy = policy
+
+    def reply(self, _body: bytes) -> None:
+        self._policy.settled()
+
+    def fail(self, code: StatusCode, message: str) -> None:
+        self._policy.settled()
+        log.info("not done", what=self._what, code=code.name, reason=message)
+
+
+class MemberCare:
+    """Belongs to one replica; acts only while that leads."""
+
+    def __init__(self, replica: "Replica") -> None:
+        self._replica = replica
+        self._policy = MembershipPolicy(replica.config.policy)
+        self._loop = asyncio.get_running_loop()
+
+    def view(self) -> MembershipView:
+        """The cluster as this member sees it now."""
+        replica = self._replica
+        return look(
+            replica.cluster,
+            replica.raft.status(),
+            tick_s=replica.config.tick_s,
+            active_s=max(ACTIVE_S, 4 * replica.config.heartbeat_interval_s),
+            change_pending=replica.raft.membership_pending,
+            snapshot_percent={} if replica.snapshots is None else replica.snapshots.percent(),
+        )
+
+    def progress(self) -> Mapping[int, JoinProgress]:
+        """How far the learners are; empty on a member that does not lead."""
+        return self._policy.progress(self.view()) if self._replica.is_leader else {}
+
+    def look_after_members(self) -> None:
+        """To be called several times a second, on every member."""
+        replica = self._replica
+        if replica.stopping:
+            return
+        view = self.view()
+        decisions = self._policy.decide(view, self._loop.time())
+        if not replica.is_leader:
+            return
+        if view.joint and not view.change_pending and not replica.change_waits:
+            replica.submit(CommandKind.LEAVE_JOINT, b"", _Decided("leaving the joint configuration", self._policy))
+        for decision in decisions:
+            self._carry_out(decision)
+
+    def _carry_out(self, decision: Decision) -> None:
+        name = self._replica.cluster.name_of(decision.member_id)
+        if isinstance(decision, ReportDead):
+            log.warning("member is silent", member=name, silent_s=round(decision.silent_s))
+        elif isinstance(decision, ReportBack):
+            log.info("member is back", member=name)
+        elif isinstance(decision, Promote):
+            log.info("promoting a learner that has caught up", member=name)
+            body = encode_member_command(PromoteMember(decision.member_id))
+            self._replica.submit(CommandKind.MEMBER_PROMOTE, body, _Decided(f"promoting {name}", self._policy))
+        else:
+            why = decision.why if isinstance(decision, RemoveStaleLearner) else f"silent for {decision.silent_s:.0f} s"
+            log.warning("removing a member", member=name, reason=why)
+            body = encode_member_command(RemoveMember(decision.member_id))
+            self._replica.submit(CommandKind.MEMBER_REMOVE, body, _Decided(f"removing {name}", self._policy))
