@@ -16,7 +16,15 @@ from plasmacloud.lab.scenarios import cluster_join, membership_churn, quorum_rec
 from plasmacloud.lab.targets import etcd, find_target
 from plasmacloud.lab.targets.base import NodeSpec
 from plasmacloud.verify.checks import Verdict
-from plasmacloud.verify.events import AnyEvent, FaultInjected, FaultProof, MembershipChanged, NodeStarted, Recovered
+from plasmacloud.verify.events import (
+    AnyEvent,
+    FaultInjected,
+    FaultProof,
+    MembershipChanged,
+    NodeStarted,
+    Recovered,
+    RemovedEnded,
+)
 from plasmacloud.verify.history import Outcome
 from plasmacloud.verify.observations import KeyRecord, MemberRecord, MembersSample
 
@@ -24,7 +32,8 @@ AT = 1000  # the one trial of a good record begins here, in ms; the fault comes 
 
 
 def member(number: int, *, learner: bool = False, started: bool = True) -> MemberRecord:
-    return MemberRecord(number, f"n{number}" if started else "", (f"http://127.0.0.1:{2000 + number}",), learner)
+    clients = (f"http://127.0.0.1:{1000 + number}",) if started else ()
+    return MemberRecord(number, f"n{number}", (f"http://127.0.0.1:{2000 + number}",), clients, learner)
 
 
 def listed(at_ms: int, *members: MemberRecord) -> MembersSample:
@@ -75,17 +84,15 @@ def test_voters_that_never_come_fail() -> None:
 
 
 def dead_weight(*samples: MembersSample) -> Case:
-    added = MembershipChanged(at_ns=(AT + 11) * MS, trial=1, change="added", node="n5", member=5, took_ms=1)
-    one = record_of(
-        "cluster-join", *fault("never-starts", "n5"), added, *fault("join", "n4", at_ms=20), members=samples
-    )
+    before = listed(0, *THREE)
+    one = record_of("cluster-join", *fault("never-starts", "n5"), *fault("join", "n4", at_ms=20), members=(before,))
     second = [
         msgspec.structs.replace(event, trial=2, **({"fault": "dies-half-way"} if kind == "never-starts" else {}))
         for event in one.events
         for kind in [getattr(event, "fault", "")]
     ]
     two = [msgspec.structs.replace(sample, trial=2) for sample in samples]
-    return Case(msgspec.structs.replace(one, events=[*one.events, *second], members=[*samples, *two]))
+    return Case(msgspec.structs.replace(one, events=[*one.events, *second], members=[before, *samples, *two]))
 
 
 GHOST = member(5, learner=True, started=False)
@@ -107,10 +114,9 @@ def test_without_a_dead_learner_nothing_is_proven() -> None:
     assert cluster_join.check_dead_weight(join_record()).verdict is Verdict.INCONCLUSIVE
 
 
-def test_members_that_came_and_never_voted_are_known_without_being_told() -> None:
-    trial = join_record().trials[0]
-    samples = [listed(0, *THREE), listed(1, *THREE, GHOST), listed(2, *THREE, GHOST, member(4))]
-    assert cluster_join.dead_members(samples, trial) == {5}
+def test_dead_members_are_those_that_came_and_never_voted() -> None:
+    case = join_record(listed(0, *THREE), listed(11, *THREE, GHOST), listed(12, *THREE, GHOST, member(4)))
+    assert cluster_join.dead_members(case, case.trials[0]) == {5}
 
 
 def recovery_case(revision: int, lost: list[int]) -> Case:
@@ -165,6 +171,15 @@ def test_a_trial_in_which_nobody_left_is_no_churn() -> None:
     assert membership_churn.check_churn(Case(record_of("membership-churn", left))).verdict is Verdict.INCONCLUSIVE
     stayed = record_of("membership-churn", *fault("join", "n4"))
     assert membership_churn.check_churn(Case(stayed)).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("statuses", "verdict"),
+    [([6], Verdict.PASS), ([6, None], Verdict.FAIL), ([], Verdict.INCONCLUSIVE)],
+)
+def test_a_removed_member_has_to_stop_by_itself(statuses: list[int | None], verdict: Verdict) -> None:
+    ends = [RemovedEnded(at_ns=(AT + 30) * MS, trial=1, node="n1", pid=7, status=status) for status in statuses]
+    assert membership_churn.check_removed_end(Case(record_of("membership-churn", *ends))).verdict is verdict
 
 
 def specs(tmp_path: Path) -> list[NodeSpec]:

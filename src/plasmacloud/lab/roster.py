@@ -11,14 +11,16 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 
+from plasmacloud.base.process import ProcessError
 from plasmacloud.lab.rig import Rig
 from plasmacloud.lab.watcher import WaitedTooLong
 from plasmacloud.lab.wire import AttemptFailed, NodeApi
-from plasmacloud.verify.events import MembershipChanged, Note
+from plasmacloud.verify.events import MembershipChanged, Note, RemovedEnded
 from plasmacloud.verify.observations import MemberRecord, MembersSample
 
 POLL_S = 0.02
 CHANGE_DEADLINE_S = 30.0
+REMOVED_ENDS_S = 5.0
 _LIST_TIMEOUT_S = 0.5
 _CHANGE_TIMEOUT_S = 3.0
 _RETRY_S = 0.05
@@ -251,7 +253,7 @@ class Roster:
         cluster.members += [name for name in names if name not in cluster.members]
 
     async def dismiss(self, name: str) -> None:
-        """Remove the node from the cluster, end its process, and wipe its disk."""
+        """Remove the node from the cluster, see whether its process ends by itself, end it if not, wipe its disk."""
         cluster = self._rig.cluster
         node = cluster[name]
         if node.incarnation:
@@ -259,5 +261,18 @@ class Roster:
         cluster.members = cluster.others(name)
         self._rig.workload.route(cluster.members)
         await self.remove(name)
-        node.process.kill()
+        if node.running:
+            await self._await_end(name)
         cluster.wipe(name)
+
+    async def _await_end(self, name: str) -> None:
+        """A server that was removed has to notice and to stop; the lab helps it after a while, and says so."""
+        process = self._rig.cluster[name].process
+        pid = process.pid
+        try:
+            status = await process.wait_async(REMOVED_ENDS_S)
+        except ProcessError:
+            process.kill()
+            self._rig.record(RemovedEnded, node=name, pid=pid, status=None)
+        else:
+            self._rig.record(RemovedEnded, node=name, pid=pid, status=status)

@@ -143,4 +143,4 @@ class NodeApi:
 
 
 def _member(member: rpc_pb2.Member) -> MemberRecord:
-    return MemberRecord(member.ID, member.name, tuple(member.peerURLs), member.isLearner)
+    return MemberRecord(member.ID, member.name, tuple(member.peerURLs), tuple(member.clientURLs), member.isLearner)

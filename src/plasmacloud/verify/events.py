@@ -103,6 +103,15 @@ class MembershipChanged(Event, frozen=True, tag="membership-changed"):
     learner: bool = False
 
 
+class RemovedEnded(Event, frozen=True, tag="removed-ended"):
+    """What became of the process of a member that was removed while it ran. ``status`` as of waitpid; None: it went on
+    for so long that the lab ended it."""
+
+    node: str
+    pid: int
+    status: int | None
+
+
 class Recovered(Event, frozen=True, tag="recovered"):
     """A survivor of the loss of the majority serves alone. ``revision``: of a linearizable read, before any new write;
     what was acknowledged at a higher revision could be missing. ``told``: what the recovery itself said."""
@@ -171,6 +180,7 @@ AnyEvent = (
     | NodeRestarted
     | NodeThawed
     | MembershipChanged
+    | RemovedEnded
     | Recovered
     | CaughtUp
     | HoldBegan

@@ -60,16 +60,17 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class MemberRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One member as the member list shows it. Without a name: it was added and has never started."""
+    """One member as the member list shows it. Without client URLs: it was added and has never started."""
 
     id: int
     name: str = ""
     peer_urls: tuple[str, ...] = ()
+    client_urls: tuple[str, ...] = ()
     learner: bool = False
 
     @property
     def started(self) -> bool:
-        return bool(self.name)
+        return bool(self.client_urls)
 
     def reached_at(self, peer: str) -> bool:
         """Whether ``peer`` (``host:port``) is an address of this member."""

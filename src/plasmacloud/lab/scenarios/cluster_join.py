@@ -28,7 +28,7 @@ from plasmacloud.lab.trials import Trial
 from plasmacloud.lab.watcher import WaitedTooLong
 from plasmacloud.lab.workload import KEY_PREFIX
 from plasmacloud.verify.checks import Check, Verdict
-from plasmacloud.verify.events import MembershipChanged, NodeStarted
+from plasmacloud.verify.events import NodeStarted
 from plasmacloud.verify.observations import MembersSample
 
 DEAD_WEIGHT = (NeverStarts.name, DiesHalfWay.name)
@@ -153,17 +153,9 @@ def check_dead_weight(case: Case) -> Check:
     missing = []
     for trial in trials:
         assert trial.fault is not None
-        added = [
-            event.member
-            for event in case.record.events
-            if isinstance(event, MembershipChanged)
-            and event.trial == trial.number
-            and event.change == "added"
-            and event.node in trial.fault.nodes
-        ]
         joined = [node for fault in trial.faults if fault.fault == Join.name for node in fault.nodes]
         samples = _during(case, trial)
-        dead = set(added) or dead_members(samples, trial)
+        dead = dead_members(case, trial)
         if not dead or not joined:
             missing.append(f"trial {trial.number}: no dead learner was listed, or nobody joined beside it")
         elif not any(_joined_beside(sample, dead, joined) for sample in samples):
@@ -175,13 +167,15 @@ def check_dead_weight(case: Case) -> Check:
     return Check("dead-learners-block-nothing", verdict, measured, "every other join succeeds", found)
 
 
-def dead_members(samples: list[MembersSample], trial: Trial) -> set[int]:
-    """Members that appeared in this trial and never voted, for targets whose nodes add themselves."""
-    if not samples:
-        return set()
-    known = {member.id for member in samples[0].members}
-    seen = {member.id for sample in samples for member in sample.members}
-    voted = {member.id for sample in samples for member in sample.members if not member.learner}
+def dead_members(case: Case, trial: Trial) -> set[int]:
+    """Members that were added in this trial and never voted: no list had them before the fault, and in no list of
+    the trial they are voters."""
+    assert trial.fault is not None
+    before = [sample for sample in case.record.members if sample.at_ns < trial.fault.at_ns]
+    known = {member.id for member in before[-1].members} if before else set()
+    during = _during(case, trial)
+    seen = {member.id for sample in during for member in sample.members}
+    voted = {member.id for sample in during for member in sample.members if not member.learner}
     return seen - known - voted
 
 

@@ -23,13 +23,13 @@ from plasmacloud.lab.judging import (
     write_latencies_ms,
 )
 from plasmacloud.lab.rig import Rig
-from plasmacloud.lab.roster import Roster
+from plasmacloud.lab.roster import REMOVED_ENDS_S, Roster
 from plasmacloud.lab.scenarios.base import Scenario
 from plasmacloud.lab.scenarios.failover import start_under_load
 from plasmacloud.lab.watcher import WaitedTooLong
 from plasmacloud.lab.workload import KEY_PREFIX
 from plasmacloud.verify.checks import Check, Verdict
-from plasmacloud.verify.events import MembershipChanged
+from plasmacloud.verify.events import MembershipChanged, RemovedEnded
 
 KILL_AFTER_S = (0.0, 0.8)
 DOWN_S = (0.2, 1.0)
@@ -82,6 +82,7 @@ class MembershipChurn(Scenario):
         return [
             check_rto(case, "service"),
             check_churn(case),
+            check_removed_end(case),
             *data_checks(case),
             check_fault_landed(case),
             check_traffic(case),
@@ -115,3 +116,19 @@ def check_churn(case: Case) -> Check:
     verdict, found = bad_if(findings if case.trials else ["no member came or went"], Verdict.INCONCLUSIVE)
     measured = f"{len(gone)} members replaced: {' '.join(gone) or 'none'}"
     return Check("churn", verdict, measured, "one in every trial", found)
+
+
+def check_removed_end(case: Case) -> Check:
+    """The process of a member that was removed while it ran stops by itself: it must not serve, nor disturb."""
+    ends = [event for event in case.record.events if isinstance(event, RemovedEnded)]
+    verdict, findings = bad_if(
+        f"trial {event.trial}: {event.node} (process {event.pid}) still ran {REMOVED_ENDS_S:g} s after its removal"
+        for event in ends
+        if event.status is None
+    )
+    if verdict is Verdict.PASS and not ends:
+        verdict, findings = Verdict.INCONCLUSIVE, ("no running member was removed",)
+    statuses = sorted({event.status for event in ends if event.status is not None})
+    ended = sum(event.status is not None for event in ends)
+    measured = f"{ended} of {len(ends)} stopped by themselves, with status {', '.join(map(str, statuses)) or 'none'}"
+    return Check("removed-stop", verdict, measured, f"all, within {REMOVED_ENDS_S:g} s", findings)

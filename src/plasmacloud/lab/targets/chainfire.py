@@ -27,6 +27,7 @@ class ChainFire(Target):
 
     name = "chainfire"
     describe = "ChainFire, default timers (election timeout 300 ms)"
+    joins_by_itself = True
     promotes_by_itself = True
 
     def missing(self) -> str | None:
@@ -48,7 +49,7 @@ class ChainFire(Target):
         return [*self._serve(node), "--bootstrap"]
 
     def join_argv(self, node: NodeSpec, members: Mapping[str, str], seeds: Sequence[NodeSpec]) -> list[str]:
-        return [*self._serve(node), "--join", ",".join(str(seed.client) for seed in seeds)]
+        return [*self._serve(node), *(word for seed in seeds for word in ("--join", str(seed.client)))]
 
     def recovery_command(self, node: NodeSpec) -> list[str]:
         return [
