@@ -5,9 +5,11 @@ and the replicated state are the real ones.
 """
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,8 +28,13 @@ from plasmacloud.chainfire.state_machine import StateMachine
 from plasmacloud.raft.state import ProgressStatus, StateRole, Status
 from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.service import ServiceTable
+from plasmacloud.rpc.status import RpcError, StatusCode
 
 TERM = 2
+
+
+async def _no_snapshot(path: Path) -> None:
+    raise RpcError(StatusCode.UNIMPLEMENTED, f"no snapshot for {path.name} here")
 
 
 class MembershipServer:
@@ -163,7 +170,13 @@ def running_membership_server(founders: str = "n1=127.0.0.1:2380") -> Iterator[M
     async def start() -> Server:
         ClusterService(host).register(table)
         KvService(host).register(table)  # type: ignore[arg-type]
-        MaintenanceService(host, size_bytes=lambda: (8192, 4096), hand_over_timeout_s=1.0).register(table)
+        MaintenanceService(
+            host,
+            size_bytes=lambda: (8192, 4096),
+            hand_over_timeout_s=1.0,
+            make_snapshot=_no_snapshot,
+            directory=Path(tempfile.gettempdir()),
+        ).register(table)
         server = Server(table)
         address, port = await server.start("127.0.0.1", 0)
         host.endpoint = f"{address}:{port}"
