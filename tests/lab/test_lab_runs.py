@@ -95,6 +95,18 @@ def test_nothing_is_acknowledged_without_a_quorum(tmp_path: Path) -> None:
     assert report(out).returncode == 0
 
 
+def test_nodes_join_under_load_and_dead_learners_block_nothing(tmp_path: Path) -> None:
+    require("chainfire")
+    out = tmp_path / "evidence"
+    ran = run_lab(out, "cluster-join", "--target", "chainfire", "--quick")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    result = results(out)["chainfire/cluster-join"]
+    assert result["trials"] == 3
+    assert len(result["distributions"]["voters_ms"]) == 1
+    assert checks(result)["dead-learners-block-nothing"]["measured"].startswith("2 of 2")
+    assert report(out).returncode == 0
+
+
 def test_a_lost_majority_is_recovered_from_and_the_cluster_grown_again(tmp_path: Path) -> None:
     require("etcd-tuned")
     out = tmp_path / "evidence"

@@ -143,17 +143,17 @@ class Churn(Simulation):
         members, voters, learners = sorted(conf.all_members()), sorted(conf.voters), sorted(conf.learners)
         full = len(members) >= MAX_MEMBERS or len(self.machines) >= MAX_MACHINES
         dice = rng.random()
-        if dice < 0.3 and not full:
+        if dice < 0.25 and not full:
             return f"l{self.new_machine()}"
-        if dice < 0.35 and not full:
+        if dice < 0.3 and not full:
             return f"v{self.new_machine()}"
-        if dice < 0.55 and learners:
+        if dice < 0.5 and learners:
             return f"v{self.best_learner(raft, learners)}"
-        if dice < 0.7:
+        if dice < 0.6:
             return f"r{rng.choice(members)}"
-        if dice < 0.75:
+        if dice < 0.65:
             return f"l{rng.choice(voters)}"
-        if dice < 0.8:
+        if dice < 0.7:
             return f"r{raft.id}"
         words = []
         for _ in range(rng.randrange(2, 5)):

@@ -192,6 +192,11 @@ class Cluster:
 THREE = ConfState(voters=frozenset({1, 2, 3}))
 
 
+def conf(voters: str, *, outgoing: str = "", learners: str = "", learners_next: str = "") -> ConfState:
+    """A configuration of members with ids of one digit."""
+    return ConfState(*(frozenset(map(int, some)) for some in (voters, outgoing, learners, learners_next)))
+
+
 def alone(id: int = 1, *, conf: ConfState = THREE, **arguments: object) -> Node:
     return Node(id, conf, **arguments)  # type: ignore[arg-type]
 
@@ -210,3 +215,47 @@ def lead_with(conf: ConfState = THREE, **arguments: object) -> Node:
         node.raft.step(Message(MessageType.VOTE_RESPONSE, 1, voter, node.raft.term))
     assert node.raft.role is StateRole.LEADER
     return node
+
+
+class Member(Node):
+    """A replica whose state machine takes a membership entry's data for the configuration."""
+
+    slow = False  # committed entries are handed out, and stay unapplied
+
+    def take(self) -> list[Message]:
+        sent: list[Message] = []
+        while self.raft.has_ready():
+            rd = self.raft.ready()
+            sent += rd.messages
+            self.writing.append(rd)
+            if not self.held:
+                sent += self.sync()
+            self.applied += rd.committed
+            if not self.slow:
+                self.catch_up()
+        return sent
+
+    def catch_up(self) -> None:
+        for entry in self.applied[self.raft.applied :]:
+            if entry.kind is EntryKind.MEMBERSHIP:
+                self.conf = ConfState.decode(entry.data)
+                self.raft.apply_membership(self.conf)
+            self.raft.applied_to(entry.index)
+
+
+def group(initial: ConfState, *others: int, **settings: int) -> Cluster:
+    """Members of a configuration, and others that have just been started, empty."""
+    return Cluster(Member(id, initial, **settings) for id in sorted({*initial.all_members(), *others}))
+
+
+def member(cluster: Cluster, id: int) -> Member:
+    """A member of a `group`, with what only those have."""
+    node = cluster.nodes[id]
+    assert isinstance(node, Member)
+    return node
+
+
+def changed(cluster: Cluster, leader: int, new: ConfState) -> None:
+    """Propose a configuration, and let everybody talk."""
+    cluster[leader].propose_membership(new.encode())
+    cluster.settle()

@@ -274,7 +274,7 @@ class Simulation:
             raft.advance(rd)
             self.send(machine, rd.after_sync)
 
-    def apply(self, machine: Machine, count: int) -> None:
+    def apply(self, machine: Machine, count: int = 100) -> None:
         assert machine.raft is not None
         while machine.to_apply and count:
             count -= 1
@@ -319,6 +319,7 @@ class Simulation:
             assert holder == raft.id, f"election safety: two leaders in term {raft.term}"
             if machine.last_seen != (raft.term, StateRole.LEADER):
                 self.elections += 1
+                self.check_election(raft)
                 self.check_completeness(raft)
             for member, progress in raft.tracker.progress.items():
                 assert 0 <= progress.match < progress.next, member
@@ -331,6 +332,11 @@ class Simulation:
         if raft.commit > self.highest_commit:
             self.check_commit(raft)
             self.highest_commit = raft.commit
+
+    def check_election(self, leader: Raft) -> None:
+        """The votes that were really given are a majority of the leader's configuration, or of both."""
+        given = {id: self.votes.get((leader.term, id)) == leader.id or id == leader.id for id in self.machines}
+        assert joint_vote(leader.conf.voters, leader.conf.outgoing, given) is VoteResult.WON, "elected by too few"
 
     def check_completeness(self, leader: Raft) -> None:
         """Leader completeness: every committed entry is in the log of every later leader."""
@@ -433,10 +439,9 @@ class Simulation:
                 busy = True
             for machine in self.machines.values():
                 if machine.raft is not None and (machine.raft.has_ready() or machine.writing or machine.to_apply):
-                    self.take_ready(machine)
-                    self.finish_write(machine)
-                    self.apply(machine, 100)
-                    self.watch(machine)
+                    for step in (self.take_ready, self.finish_write, self.apply):
+                        step(machine)
+                        self.watch(machine)
                     busy = True
             if not busy:
                 return

@@ -1,7 +1,7 @@
 """Putting a configuration into force: trackers switch, quorums change, progress is kept or begins."""
 
 import pytest
-from raft_cluster import Cluster, Node
+from raft_cluster import Cluster, Node, conf
 
 from plasmacloud.raft.errors import NotLeader
 from plasmacloud.raft.membership import BadConfState, ConfState
@@ -9,11 +9,6 @@ from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.raft import StateRole
 
 M = MessageType
-
-
-def conf(voters: str, *, outgoing: str = "", learners: str = "", learners_next: str = "") -> ConfState:
-    groups = (frozenset(map(int, group)) for group in (voters, outgoing, learners, learners_next))
-    return ConfState(*groups)
 
 
 def grown(cluster: Cluster, id: int, new: ConfState) -> None:

@@ -5,6 +5,7 @@ from itertools import combinations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from raft_cluster import conf
 
 from plasmacloud.raft.membership import (
     BadChange,
@@ -19,11 +20,6 @@ from plasmacloud.raft.membership import (
 )
 
 KINDS = {"v": ChangeKind.ADD_VOTER, "l": ChangeKind.ADD_LEARNER, "r": ChangeKind.REMOVE}
-
-
-def conf(voters: str, *, outgoing: str = "", learners: str = "", learners_next: str = "") -> ConfState:
-    groups = (frozenset(map(int, group)) for group in (voters, outgoing, learners, learners_next))
-    return ConfState(*groups)
 
 
 def wishes(text: str) -> list[Change]:

@@ -256,12 +256,13 @@ class Roster:
         """Remove the node from the cluster, see whether its process ends by itself, end it if not, wipe its disk."""
         cluster = self._rig.cluster
         node = cluster[name]
+        ran = node.running
         if node.incarnation:
             self._rig.ended_pids.add(node.process.pid)
         cluster.members = cluster.others(name)
         self._rig.workload.route(cluster.members)
         await self.remove(name)
-        if node.running:
+        if ran:
             await self._await_end(name)
         cluster.wipe(name)
 

@@ -179,7 +179,7 @@ class Raft(Election):
         before = self.config.election_ticks
         self.config = config
         self._randomized_timeout = election_ticks + (self._randomized_timeout - before) * election_ticks // before
-        self._election_elapsed = self._election_elapsed * election_ticks // before
+        self._election_elapsed = -(-self._election_elapsed * election_ticks // before)  # rounded up, or it might stall
         self._hint_countdown = min(self._hint_countdown, election_ticks)
 
     # -- messages --------------------------------------------------------------------------------------------------
@@ -221,6 +221,8 @@ class Raft(Election):
             self._respond(Message(MessageType.APPEND_RESPONSE, message.sender, self.id, self.term, reject=True))
         elif message.type is MessageType.PRE_VOTE:
             self._refuse_pre_vote(message)
+        elif message.type is MessageType.PRE_VOTE_RESPONSE:
+            self._learn_commit(message)  # the refusal of a member with a lower term
 
     def _on_propose(self, message: Message) -> None:
         """A proposal that another member forwarded; if it cannot be taken, its origin finds out by a timeout."""
@@ -354,9 +356,10 @@ class Raft(Election):
     def restore(self, index: int, term: int, conf: ConfState) -> bool:
         """The shell holds a complete snapshot of the state as of entry ``index``; take it over?
 
-        False: not needed, the log has that entry, go on as before. True: the log now starts behind it, and the next
-        Ready says so: by the time that Ready is advanced, the snapshot's state is in place, and the stable log is
-        empty and starts at ``index + 1``. Safe whatever the sender's term: a snapshot holds only committed entries.
+        False: not needed, the log has that entry, go on as before. True: the log now starts behind it (what was handed
+        out for applying before is part of the snapshot, and no longer to be applied), and the next Ready says so: by
+        the time that Ready is advanced, the snapshot's state is in place, and the stable log is empty and starts at
+        ``index + 1``. Safe whatever the sender's term: a snapshot holds only committed entries.
         """
         conf.check()
         if index <= self.log.commit:

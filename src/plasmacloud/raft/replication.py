@@ -274,6 +274,8 @@ class Replication(Reads):
                 self._sending_due = True
             elif progress.state is ProgressState.REPLICATE:
                 self._send_empty(MessageType.APPEND, message.sender, progress)
+        if message.sender == self._transferee:
+            self._after_progress(message.sender, progress)  # the word to take over may be lost, or have come too early
         self._confirm_round(message.sender, message.context)
 
 
