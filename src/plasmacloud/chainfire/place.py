@@ -20,10 +20,10 @@ from plasmacloud.chainfire.members import ClusterIdentity, found_cluster
 
 async def find_place(config: ServerConfig) -> ServerConfig:
     """The configuration with member id, cluster id and founders filled in. Raises `ConfigError`."""
-    noted = _read_note(config.data_dir)
-    if noted is not None:
+    noted, placed = _read_note(config.data_dir), read_place(config.data_dir)
+    # A member that was recovered into another cluster has left the place that the note speaks of.
+    if noted is not None and placed in (None, (config.member.name, noted.cluster_id, noted.member_id)):
         return _joined(config, noted)
-    placed = read_place(config.data_dir)
     if placed is not None and (config.start is not Start.FOUND or not config.flags_name_cluster):
         if placed.name != config.member.name:
             raise ConfigError(

@@ -65,6 +65,7 @@ _BATCH_BYTES = 1 << 20  # a batch of commands is closed beyond this size
 _ENTRY_BYTES = 4 << 20  # so is an entry of several batches
 _APPLY_BUDGET_S = 0.005  # applying yields to heartbeats after this long
 _READ_RETRY_S = 0.15
+_PATIENCE_S = 0.9  # without a leader, requests wait for this long (or three election timeouts) before they are refused
 _EXPIRE_TICKS = 5
 
 log = get_logger("chainfire")
@@ -149,6 +150,8 @@ class Replica:
         self._running = False
         self._stopping = False
         self._leader_seen = (0, 0)  # (leader, term)
+        self._leader_known_at = self._loop.time()
+        self._leaderless = False  # for so long that it is no failover any more
         self._ticks = 0
         self._next_tick_at = 0.0
         self._tick_handle: asyncio.TimerHandle | None = None
@@ -176,8 +179,8 @@ class Replica:
 
     def submit(self, kind: int, body: bytes, waiter: Waiter) -> None:
         """Execute a command, once, on whichever member leads; the waiter gets the result."""
-        if self._stopping:
-            waiter.fail(StatusCode.UNAVAILABLE, STOPPING)
+        if self._stopping or self._leaderless:
+            waiter.fail(StatusCode.UNAVAILABLE, STOPPING if self._stopping else NO_LEADER)
             return
         lane = self._changes if kind in MEMBERSHIP_KINDS else self._writes
         try:
@@ -189,8 +192,8 @@ class Replica:
 
     def read(self, waiter: ReadWaiter) -> None:
         """Call ``waiter.run`` when the local state includes everything acknowledged before this call."""
-        if self._stopping:
-            waiter.fail(StatusCode.UNAVAILABLE, STOPPING)
+        if self._stopping or self._leaderless:
+            waiter.fail(StatusCode.UNAVAILABLE, STOPPING if self._stopping else NO_LEADER)
             return
         if len(self._reads) >= self.config.max_inflight_commands:
             waiter.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
@@ -356,8 +359,17 @@ class Replica:
             self.wake()
 
     def _expire(self, now: float) -> None:
+        if self.raft.leader_id != 0:
+            self._leader_known_at = now
+        # A failover is waited for; a cluster without a quorum is not: whoever asks it is told so at once.
+        self._leaderless = now - self._leader_known_at > max(_PATIENCE_S, 3 * self.config.election_timeout_s)
+        if self._leaderless:
+            for read in self._reads.abandon():
+                read.fail(StatusCode.UNAVAILABLE, NO_LEADER)
         for lane in self._lanes:
             not_executed, unknown = lane.queue.expire(now)
+            if self._leaderless:
+                not_executed += lane.queue.refuse_unsent()
             for waiter in not_executed:
                 waiter.fail(StatusCode.UNAVAILABLE, NO_LEADER)
             for waiter in unknown:
@@ -438,6 +450,7 @@ class Replica:
         self._leader_seen = (self.raft.leader_id, self.raft.term)
         self._on_leader_change(*self._leader_seen)
         if self.raft.leader_id != 0:
+            self._leader_known_at, self._leaderless = self._loop.time(), False
             for lane in self._lanes:
                 lane.send_again_soon()
             self._reads.retry(self._loop.time())

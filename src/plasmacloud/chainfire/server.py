@@ -312,7 +312,8 @@ class MemberProcess:
             try:
                 await answer
             except _NotPublished:
-                continue  # no leader in time: once more
+                await asyncio.sleep(_CARE_S)  # no leader in time: once more
+                continue
             log.info("ready to serve clients", clients=str(config.listen_client))
             await self._loop.run_in_executor(None, forget_asides, config.data_dir)
             return

@@ -107,7 +107,8 @@ class Core:
 
     def _draw_timeout(self) -> None:
         ticks = self.config.election_ticks
-        self._randomized_timeout = ticks + self._rng.randrange(ticks)
+        # Well below twice the timeout: noticing a silent leader and replacing it should together take no longer.
+        self._randomized_timeout = ticks + self._rng.randrange(max(1, ticks * 2 // 3))
 
     def _reset(self, term: int) -> None:
         """Enter a term (or start over in the current one) with nothing known about the others."""

@@ -22,7 +22,7 @@ class StateRole(Enum):
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one replica; the same for all members but for the id.
 
-    An election starts after ``election_ticks`` to ``2 * election_ticks - 1`` ticks without a leader's message; a
+    An election starts after one to one and two thirds times ``election_ticks`` without a leader's message; a
     leader sends heartbeats every ``heartbeat_ticks``. When connections to the leader break, followers start their
     pre-votes ``hint_stagger_ticks`` apart.
     """
