@@ -265,7 +265,10 @@ class RaftLog:
 
     def has_committed(self, hardened: int) -> bool:
         """Whether there are durable, committed entries that were not handed out for applying."""
-        return self._applying < self._appliable(hardened)
+        applying = self._applying
+        if applying >= self.commit or applying >= self.durable:
+            return False
+        return not self.memberships or applying < self._appliable(hardened)
 
     def _appliable(self, hardened: int) -> int:
         upto = min(self.commit, self.durable)
