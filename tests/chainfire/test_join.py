@@ -127,6 +127,7 @@ def test_a_removed_member_says_so_and_ends(growing: Growing) -> None:
     assert third.process is not None
     assert third.process.wait(DEADLINE_S) == ExitCode.CONFIG
     assert "removed from the cluster" in third.log
+    assert "Traceback" not in third.log
     put(second, "still two")
     growing.launch(third, "--join", first.client)
     assert third.process.wait(DEADLINE_S) == ExitCode.CONFIG, "its old directory does not bring it back"

@@ -203,6 +203,7 @@ class PeerRegister:
         self._cluster_id = cluster_id
         self._evidence = evidence
         self._on_fatal = on_fatal
+        self._closed = False
         self._saving: asyncio.Future[None] | None = None  # the write under way
         self._waiting: asyncio.Future[None] | None = None  # the one after it, for what came too late for it
 
@@ -273,8 +274,12 @@ class PeerRegister:
             return
         done.set_result(None)
         self._saving, self._waiting = self._waiting, None
-        if self._saving is not None:
+        if self._saving is not None and not self._closed:
             self._write(self._saving)
+
+    def close(self) -> None:
+        """Write nothing more: the member stops, and lets nobody in any more."""
+        self._closed = True
 
 
 def _retrieve(future: "asyncio.Future[None]") -> None:

@@ -574,10 +574,15 @@ class Replica:
         """Dial exactly the members of the cluster."""
         members = {member.id: member for member in self.cluster.members if member.id != self.member_id}
         if self.member_id in self.cluster.departed:
-            raise Forgotten(
-                f"{self.config.member.name} has been removed from the cluster",
-                hint="to bring this machine back as a new member: start it with an empty --data-dir and --join",
-            )
+            if not self._running:
+                raise Forgotten(
+                    f"{self.config.member.name} has been removed from the cluster",
+                    hint="to bring this machine back as a new member: start it with an empty --data-dir and --join",
+                )
+            # The others may still need to hear from this member that the entry is here. When they have put the removal
+            # into force they refuse it, and then it ends (`_on_refused`).
+            log.warning("this member has been removed from the cluster")
+            return
         if not self.cluster.members:  # a new member: nobody has told it yet who belongs to the cluster
             members = {member.id: member for member in self.config.contacts}
         for member in members.values():
