@@ -151,6 +151,7 @@ class MemberProcess:
             evidence=partial(_evidence, machine),
             on_fatal=self._on_fatal,
         )
+        self._closers.callback(peers.close)
         self._data = data
         self._replica = Replica(
             config,
