@@ -339,7 +339,10 @@ class MemberProcess:
             if self._loop.time() < due:
                 continue
             due = self._loop.time() + _TIMING_S
-            trips = [peer.rtt_s for peer in replica.transport.peers() if peer.connected and peer.rtt_s is not None]
+            # An answer that took longer than an election timeout comes from a process that stood still, not from a
+            # slow network: who is that slow is replaced, not waited for.
+            limit_s = config.election_timeout_s * factor
+            trips = [p.rtt_s for p in replica.transport.peers() if p.connected and p.rtt_s and p.rtt_s < limit_s]
             mean_s = (metrics.sync_seconds - seconds) / max(metrics.syncs - syncs, 1)
             syncs, seconds, before = metrics.syncs, metrics.sync_seconds, factor
             factor = timing.observe(round_trip_s=max(trips, default=0.0), sync_s=mean_s)

@@ -18,7 +18,7 @@ from plasmacloud.chainfire.linearizable import LinearizableRead
 from plasmacloud.chainfire.mvcc.hashing import StateHash
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED
 from plasmacloud.chainfire.mvcc.store import MvccStore
-from plasmacloud.chainfire.replica import Replica
+from plasmacloud.chainfire.replica import NO_LEADER, Replica
 from plasmacloud.chainfire.snapshot_flow import CLIENT_PREFIX
 from plasmacloud.chainfire.state_machine import StateMachine
 from plasmacloud.chainfire.validate import (
@@ -69,7 +69,8 @@ class KvService:
         except RpcRefusal as refusal:
             call.fail(refusal.code, refusal.message)
             return
-        self._replica.submit(kind, body, call)
+        if not self._refused_leaderless(call):
+            self._replica.submit(kind, body, call)
 
     def _range(self, call: UnaryCall, body: bytes) -> None:
         try:
@@ -80,13 +81,22 @@ class KvService:
         except RpcRefusal as refusal:
             call.fail(refusal.code, refusal.message)
             return
-        self._replica.read(LinearizableRead(call, partial(self._serve_range, call, request)))
+        if not self._refused_leaderless(call):
+            self._replica.read(LinearizableRead(call, partial(self._serve_range, call, request)))
+
+    def _refused_leaderless(self, call: UnaryCall) -> bool:
+        """Clients that ask for it are told at once when there is no leader, and do not wait for the next one."""
+        if self._replica.leader_id or dict(call.metadata).get("hasleader") != "true":
+            return False
+        call.fail(StatusCode.UNAVAILABLE, NO_LEADER)
+        return True
 
     def _txn(self, call: UnaryCall, body: bytes) -> None:
         try:
             request = validate_txn(body)
             if not is_read_only(request):
-                self._replica.submit(CommandKind.TXN, body, call)
+                if not self._refused_leaderless(call):
+                    self._replica.submit(CommandKind.TXN, body, call)
                 return
             if is_serializable(request):
                 call.reply(self._store.txn(request))
@@ -94,7 +104,8 @@ class KvService:
         except RpcRefusal as refusal:
             call.fail(refusal.code, refusal.message)
             return
-        self._replica.read(LinearizableRead(call, lambda: call.reply(self._store.txn(request))))
+        if not self._refused_leaderless(call):
+            self._replica.read(LinearizableRead(call, lambda: call.reply(self._store.txn(request))))
 
     def _serve_range(self, call: UnaryCall, request: rpc_pb2.RangeRequest) -> None:
         """Answer now if it is quick, else in slices between which heartbeats are served. Raises `RpcRefusal`."""
