@@ -36,7 +36,6 @@ from plasmacloud.chainfire.services import KvService, MaintenanceService
 from plasmacloud.chainfire.snapshot_flow import Received, SnapshotFlow
 from plasmacloud.chainfire.snapshot_transfer import TransferConfig
 from plasmacloud.chainfire.state_machine import StateMachine, mark_of_state
-from plasmacloud.chainfire.timing import ElectionTiming
 from plasmacloud.chainfire.validate import MAX_MESSAGE_BYTES
 from plasmacloud.raft.raft import Config as RaftConfig
 from plasmacloud.raft.raft import Raft
@@ -53,7 +52,6 @@ from plasmacloud.storage.wal import Wal
 from plasmacloud.storage.wal_format import Identity, LogMark
 
 _CARE_S = 0.1  # how often a leader looks after the members, unless its heartbeats are slower
-_TIMING_S = 1.0
 _DRAIN_S = 3.0  # how long requests under way may take when the member stops
 _CLOSE_S = 5.0  # how long the log may take to write what is queued
 
@@ -124,7 +122,6 @@ class MemberProcess:
         self._caretaker: asyncio.Task[None] | None = None
         self._snapshots: SnapshotFlow | None = None
         self._store: StateStore | None = None
-        self._wal: Wal | None = None
         self._received: asyncio.Future[Received] = self._loop.create_future()
 
     async def start(self, received: Received | None = None) -> None:
@@ -144,7 +141,7 @@ class MemberProcess:
         )
         self._closers.callback(data.close)
         wal, store, machine, raft = self._restore(data)
-        self._store, self._wal = store, wal
+        self._store = store
         peers = PeerRegister.open(
             data.peers,
             config.cluster.cluster_id,
@@ -327,28 +324,11 @@ class MemberProcess:
             self._received.set_result(received)
 
     async def _look_after(self) -> None:
-        """What a leader does about the members, and every member about its own timing, now and then."""
+        """What a leader does about the members, several times a second."""
         assert self._replica is not None
-        assert self._wal is not None
-        replica, metrics, config = self._replica, self._wal.metrics, self._config
-        timing = ElectionTiming(config.election_timeout_s)
-        syncs, seconds, factor, due = metrics.syncs, metrics.sync_seconds, 1.0, self._loop.time() + _TIMING_S
         while True:
-            await asyncio.sleep(max(config.heartbeat_interval_s, _CARE_S))
-            replica.care.look_after_members()
-            if self._loop.time() < due:
-                continue
-            due = self._loop.time() + _TIMING_S
-            # An answer that took longer than an election timeout comes from a process that stood still, not from a
-            # slow network: who is that slow is replaced, not waited for.
-            limit_s = config.election_timeout_s * factor
-            trips = [p.rtt_s for p in replica.transport.peers() if p.connected and p.rtt_s and p.rtt_s < limit_s]
-            mean_s = (metrics.sync_seconds - seconds) / max(metrics.syncs - syncs, 1)
-            syncs, seconds, before = metrics.syncs, metrics.sync_seconds, factor
-            factor = timing.observe(round_trip_s=max(trips, default=0.0), sync_s=mean_s)
-            if factor != before:
-                log.info("election timeout adjusted to network and disk", times=factor)
-                replica.raft.set_timeouts(round(config.election_ticks * factor), config.heartbeat_ticks)
+            await asyncio.sleep(max(self._config.heartbeat_interval_s, _CARE_S))
+            self._replica.care.look_after_members()
 
     def _on_leader_change(self, leader: int, term: int) -> None:
         if leader == self._config.member.id:
