@@ -18,7 +18,6 @@ import struct
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Protocol
 
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.base.logging import get_logger
@@ -43,6 +42,7 @@ from plasmacloud.chainfire.proposals import Overloaded, ProposalQueue
 from plasmacloud.chainfire.reads import ReadQueue
 from plasmacloud.chainfire.snapshot_flow import SnapshotFlow
 from plasmacloud.chainfire.state_machine import Applied, StateMachine
+from plasmacloud.chainfire.waiting import NO_LEADER, STOPPING, TIMED_OUT, TOO_MANY_REQUESTS, ReadWaiter, Waiter
 from plasmacloud.raft.codec import decode_message, encode_message
 from plasmacloud.raft.errors import NotLeader, ProposalRefused
 from plasmacloud.raft.messages import Message, MessageType
@@ -69,33 +69,6 @@ _PATIENCE_S = 0.9  # without a leader, requests wait for this long (or three ele
 _EXPIRE_TICKS = 5
 
 log = get_logger("chainfire")
-
-
-class Waiter(Protocol):
-    """Where the answer to a request goes. Exactly one of `reply` and `fail` is called, once."""
-
-    @property
-    def done(self) -> bool:
-        """Whether nobody waits any more."""
-
-    def reply(self, body: bytes) -> None: ...
-
-    def fail(self, code: StatusCode, message: str) -> None: ...
-
-
-class ReadWaiter(Protocol):
-    """A linearizable read: ``run`` is called when the local state is new enough."""
-
-    def run(self) -> None: ...
-
-    def fail(self, code: StatusCode, message: str) -> None: ...
-
-
-NO_LEADER = "etcdserver: no leader"
-TIMED_OUT = "etcdserver: request timed out"
-TOO_MANY_REQUESTS = "etcdserver: too many requests"
-STOPPING = "chainfire: not executed: the member is shutting down"
-RESULT_LOST = "chainfire: outcome unknown: the write was executed while this member was catching up"
 
 
 class Replica:

@@ -18,7 +18,7 @@ from plasmacloud.chainfire.linearizable import LinearizableRead
 from plasmacloud.chainfire.mvcc.hashing import StateHash
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED
 from plasmacloud.chainfire.mvcc.store import MvccStore
-from plasmacloud.chainfire.replica import NO_LEADER, Replica
+from plasmacloud.chainfire.replica import Replica
 from plasmacloud.chainfire.snapshot_flow import CLIENT_PREFIX
 from plasmacloud.chainfire.state_machine import StateMachine
 from plasmacloud.chainfire.validate import (
@@ -29,6 +29,7 @@ from plasmacloud.chainfire.validate import (
     validate_txn,
     validate_write,
 )
+from plasmacloud.chainfire.waiting import NO_LEADER
 from plasmacloud.raft.raft import Raft
 from plasmacloud.rpc.proto import rpc_pb2
 from plasmacloud.rpc.service import ServiceTable, StreamCall, UnaryCall
