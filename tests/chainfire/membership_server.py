@@ -78,6 +78,10 @@ class MembershipServer:
         return self.leads
 
     @property
+    def leader_id(self) -> int:
+        return self.member_id if self.leads else 0
+
+    @property
     def raft(self) -> Any:
         leader = self.member_id if self.leads else 0
         index = self.machine.applied_index
