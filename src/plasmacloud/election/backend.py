@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import msgspec
+
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.election.candidate import OpenSession, SessionCandidate
 from plasmacloud.election.leadership import OnChange
@@ -10,6 +12,8 @@ from plasmacloud.election.timers import Timers
 DEFAULT_ELECTION = "default"
 POSTGRES_SCHEMES = ("postgres://", "postgresql://")
 ETCD_SCHEME = "etcd://"
+ETCD_CAMPAIGN_S = 0.2
+"""How often an election in a key-value store is asked for where nothing else is said: there is no queue to wait in."""
 
 
 def open_backend(
@@ -37,6 +41,8 @@ def open_backend(
     if url.startswith(ETCD_SCHEME):
         from plasmacloud.election.etcd_session import EtcdPlace, EtcdSession
 
+        if not timers.polls:
+            timers = msgspec.structs.replace(timers, campaign=min(ETCD_CAMPAIGN_S, timers.demote_after / 2))
         store = EtcdPlace(url, election=election, node_id=node_id, timers=timers)
         opening = partial(EtcdSession, store)
         return SessionCandidate(opening, node_id=node_id, timers=timers, on_change=on_change)
