@@ -19,7 +19,7 @@ from plasmacloud.lab.evidence import (
     scenario_directories,
     verify_manifest,
 )
-from plasmacloud.lab.html.page import Facts, render_page
+from plasmacloud.lab.html.page import Facts, render_figure, render_page
 from plasmacloud.lab.judge import Judgement, judge_directory
 from plasmacloud.lab.junit import junit_xml
 from plasmacloud.lab.report_baseline import Baseline, kept_baseline
@@ -100,6 +100,11 @@ def report_page(root: Path, report: Report, baseline: Baseline | None = None) ->
             earlier.described if earlier else "",
         ),
     )
+
+
+def report_figure(root: Path, report: Report) -> str:
+    """All outages as one SVG file, for other documents: of scenarios that ran on several targets, if there are any."""
+    return render_figure(root, report.run, report.results)
 
 
 class Recheck(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ from plasmacloud.lab.html.markup import Child, Markup, el, join, trusted
 from plasmacloud.lab.html.matrix import matrix
 from plasmacloud.lab.html.scenario import Told, detailed_numbers, in_order_of_interest, scene_of, section, tell_trial
 from plasmacloud.lab.html.source import load_view
-from plasmacloud.lab.html.strips import Strip, draw_strips
+from plasmacloud.lab.html.strips import Strip, draw_strips, standalone
 from plasmacloud.lab.html.style import PAGE_STYLE, SCRIPT, policy
 from plasmacloud.lab.html.tiles import OUTAGE, tiles
 from plasmacloud.lab.html.words import anchor, metric_words, name_of, sign
@@ -46,7 +46,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 def render_page(root: Path, facts: Facts) -> str:
     """The whole file."""
-    scenes = {name_of(r): scene_of(load_view(root, name_of(r), facts.run)) for r in facts.results}
+    scenes = load_scenes(root, facts.run, facts.results)
     trials = tell_trials(facts.results, scenes)
     body = [
         el("a", "Skip to the scenarios", href="#scenarios", class_="skip"),
@@ -67,6 +67,28 @@ def render_page(root: Path, facts: Facts) -> str:
         el("style", PAGE_STYLE),
     )
     return "<!DOCTYPE html>\n" + el("html", head, el("body", body), lang="en") + "\n"
+
+
+def load_scenes(root: Path, run: RunInfo, results: Sequence[Judgement]) -> dict[str, Scene]:
+    """What can be drawn of every result. A suite has a directory of its own name, a scenario one below its target."""
+    scenes = {}
+    for result in results:
+        name = name_of(result)
+        directory = name if (root / name).is_dir() else result.scenario
+        scenes[name] = scene_of(load_view(root / directory, name, run))
+    return scenes
+
+
+def render_figure(root: Path, run: RunInfo, results: Sequence[Judgement]) -> str:
+    """All outages as a figure of its own."""
+    targets: dict[str, set[str]] = {}
+    for result in results:
+        targets.setdefault(result.scenario, set()).add(result.target)
+    shared = [result for result in results if len(targets[result.scenario]) > 1]
+    strips = strips_of(shared or results, load_scenes(root, run, results))
+    where = f"{run.cpu_count} CPUs ({run.cpu_model}), {run.started[:10]}, plasmacloud {run.plasmacloud}"
+    subtitle = f"One dot per fault, line: median, right: median · longest (faults). {where}"
+    return standalone(strips, title="Longest time without an acknowledged write around each fault", subtitle=subtitle)
 
 
 def tell_trials(results: Sequence[Judgement], scenes: Mapping[str, Scene]) -> dict[str, list[Told]]:

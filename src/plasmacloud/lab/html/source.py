@@ -104,9 +104,8 @@ class View(msgspec.Struct, frozen=True):
         return (min(times), max(times)) if times else (0, 0)
 
 
-def load_view(root: Path, name: str, run: RunInfo) -> View:
+def load_view(directory: Path, name: str, run: RunInfo) -> View:
     """Load what can be shown. What is missing or cannot be read is left out: that it is so, the judge says."""
-    directory = root / name
     clock = WallClock.of(run)
     attempts: list[Attempt] = []
     for path in sorted(directory.glob("*.jsonl")):
