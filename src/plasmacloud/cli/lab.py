@@ -1,4 +1,4 @@
-"""`plasma lab`: run scenarios, list them, and check the evidence of an old run again."""
+"""`plasma lab`: run scenarios, list them, and check the evidence of an old run, or a single history, again."""
 
 import random
 from datetime import datetime
@@ -10,19 +10,25 @@ import click
 from plasmacloud.base.errors import ConfigError, ExitCode
 from plasmacloud.base.units import parse_duration
 from plasmacloud.cli import errors
-from plasmacloud.cli.lazy import examples
+from plasmacloud.cli.lazy import Lazy, LazyGroup, examples
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from plasmacloud.lab.report import Report
     from plasmacloud.lab.report_baseline import Baseline
+    from plasmacloud.lab.scenarios.base import Scenario
+    from plasmacloud.lab.suites.base import Suite
 
 PRESET_NAMES = ("full", "quick", "demo", "resilience")
 
 
 @click.group(
-    epilog=examples("plasma lab run", "plasma lab run leader-kill --target chainfire --target etcd", "plasma lab list")
+    cls=LazyGroup,
+    lazy={
+        "check-history": Lazy("plasmacloud.cli.check_history:check_history", "Judge a history for linearizability."),
+    },
+    epilog=examples("plasma lab run", "plasma lab run leader-kill --target chainfire --target etcd", "plasma lab list"),
 )
 def lab() -> None:
     """Prove high availability: break real clusters, measure, and keep the evidence."""
@@ -34,6 +40,7 @@ def lab() -> None:
         "plasma lab run leader-kill --target chainfire --target etcd --trials 50",
         "plasma lab run --preset demo                              # under two minutes",
         "plasma lab run --preset resilience --target chainfire --target etcd",
+        "plasma lab run val13 --trials 20                          # leader election on PostgreSQL",
         "plasma lab run power-loss --target canary                 # a broken store: must FAIL",
         "plasma lab run leader-kill --threshold leader-kill.rto_max_ms=500",
         "plasma lab run --baseline plasma-lab/20260101-120000       # with the differences in report.html",
@@ -62,6 +69,18 @@ def lab() -> None:
     "--threshold", "thresholds", multiple=True, metavar="SCENARIO.NAME=VALUE", help="Change a threshold; repeatable."
 )
 @click.option(
+    "--port-base",
+    type=click.IntRange(1024, 65_534),
+    metavar="PORT",
+    help="val13: use PORT and PORT+1 in place of 18997.",
+)
+@click.option(
+    "--postgres",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="val13: directory of PostgreSQL's programs. [default: the wheel, or else Debian's]",
+)
+@click.option(
     "--baseline",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIRECTORY",
@@ -83,6 +102,8 @@ def run(
     op_timeout: str,
     thresholds: tuple[str, ...],
     baseline: Path | None,
+    port_base: int | None,
+    postgres: Path | None,
 ) -> None:
     """Run SCENARIOs (default: all) and write an evidence directory.
 
@@ -110,6 +131,8 @@ def run(
         rate_per_s=rate,
         op_timeout_ms=max(1, round(parse_duration(op_timeout) * 1000)),
         thresholds=dict(map(_threshold, thresholds)),
+        port_base=port_base,
+        postgres=postgres,
     )
     plans, remarks = make_plans(request)
     earlier = read_baseline(baseline) if baseline is not None else None
@@ -138,12 +161,14 @@ def list_() -> None:
     from rich.table import Table
 
     from plasmacloud.lab.scenarios import SCENARIOS
+    from plasmacloud.lab.suites import SUITES
     from plasmacloud.lab.targets import TARGETS
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("scenario", "trials", "what must hold", "thresholds"):
         table.add_column(name, no_wrap=name == "scenario")
-    for scenario in SCENARIOS.values():
+    every: list[Scenario | Suite] = [*SCENARIOS.values(), *SUITES.values()]
+    for scenario in every:
         limits = "\n".join(f"{name}={value:g}" for name, value in scenario.thresholds.items())
         table.add_row(scenario.name, str(scenario.default_trials), scenario.must_hold, limits)
     targets = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -151,6 +176,8 @@ def list_() -> None:
         targets.add_column(name)
     for target in TARGETS.values():
         targets.add_row(target.name, target.describe, target.missing() or "yes")
+    for suite in SUITES.values():
+        targets.add_row(suite.target, f"leader election on PostgreSQL, for {suite.name} only", suite.missing() or "yes")
     console = _console()
     console.print(table)
     console.print(targets)
