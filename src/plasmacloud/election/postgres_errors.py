@@ -73,6 +73,10 @@ def diagnose(error: BaseException, where: str) -> ElectionError:
         return ElectionUnavailable(f"{where}: connection refused", hint="start the server, or check host and port")
     if isinstance(error, TimeoutError):
         return ElectionUnavailable(f"{where}: no answer in time", hint="check the network and the server")
+    if isinstance(error, exceptions.InternalClientError | AttributeError):
+        # asyncpg, when the server ends a session between two steps of one call: its protocol object is in a state that
+        # it did not foresee, or gone.
+        return ElectionUnavailable(f"{where}: the session ended in the middle of a call")
     if isinstance(error, exceptions.InterfaceError | OSError):
         return ElectionUnavailable(f"{where}: {str(error) or type(error).__name__}")
     raise error
