@@ -1,5 +1,6 @@
 """`plasma ha`: who leads, whether the database can be trusted, and what an operator can do about it."""
 
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -123,7 +124,7 @@ def _repeat(show: Callable[[], int], watch: bool, interval_s: float, settings: H
     code = show()
     while watch:
         time.sleep(interval_s)
-        if settings.output == "table" and click.get_text_stream("stdout").isatty():
+        if settings.output == "table" and sys.stdout.isatty():
             click.echo(_CLEAR, nl=False)
         code = show()
     click.get_current_context().exit(code)

@@ -19,7 +19,9 @@ from plasmacloud.election.http_models import (
     FailoverRequest,
     ProbeAnswer,
     ProbeRequest,
+    RecoverAnswer,
     RecoverRequest,
+    SplitBrainAnswer,
 )
 from plasmacloud.election.http_problems import (
     BACKEND,
@@ -35,6 +37,8 @@ from plasmacloud.election.idempotency import Replies
 from plasmacloud.election.probe import WriteNotExecuted, WriteOutcomeUnknown
 from plasmacloud.election.server_failover import fail_over, not_leader
 from plasmacloud.election.server_service import ElectionService
+from plasmacloud.election.split_brain_looking import answer_findings, look_around
+from plasmacloud.election.split_brain_recovery import recover
 
 MAX_KEY_CHARS = 256
 
@@ -76,6 +80,30 @@ class Actions(Controller):
         return await replies.once(
             idempotency_key, data, lambda: _audited(request, service, door, "failover", data, work)
         )
+
+    @get("/split-brain", summary="Look for contradictions about who leads")
+    async def split_brain(self, service: ElectionService) -> SplitBrainAnswer:
+        """Asks every server and every database host that is known. Takes a second or two."""
+        sight, findings = await look_around(service)
+        return answer_findings(sight, findings, service)
+
+    @post("/split-brain/recover", status_code=200, summary="End a split brain")
+    async def recover(
+        self,
+        request: AnyRequest,
+        data: RecoverRequest,
+        service: ElectionService,
+        door: Door,
+        replies: Replies,
+        idempotency_key: IdempotencyKey = "",
+    ) -> RecoverAnswer:
+        """`promote-leader`, `manual-reconcile`, or `release` after the latter."""
+
+        async def work(operator: str) -> RecoverAnswer:
+            return await recover(service, data.strategy, operator=operator, reason=data.reason, force=data.force)
+
+        action = f"split-brain {data.strategy.value}"
+        return await replies.once(idempotency_key, data, lambda: _audited(request, service, door, action, data, work))
 
 
 async def _audited(

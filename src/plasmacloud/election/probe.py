@@ -52,8 +52,6 @@ class Probe:
 
     async def put(self, key: str, value: str, epoch: Epoch) -> ProbeValue:
         """Write under the fence. Raises `StaleEpoch`, `WriteNotExecuted` or `WriteOutcomeUnknown`."""
-        import asyncpg
-
         committing = False
 
         async def work(connection: Any) -> int:
@@ -65,11 +63,9 @@ class Probe:
 
         try:
             version = await self._database.run(work, timeout_s=WRITE_TIMEOUT_S)
-        except (StaleEpoch, ElectionUnavailable) as error:
-            if isinstance(error, StaleEpoch):
-                raise
-            raise WriteNotExecuted(str(error)) from error
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except StaleEpoch:
+            raise
+        except Exception as error:  # asyncpg raises many things when a session ends within a call
             why = str(error) or type(error).__name__
             if committing and not _refused_to_commit(error):
                 raise WriteOutcomeUnknown(f"the commit was not confirmed: {why}") from error
@@ -78,8 +74,6 @@ class Probe:
 
     async def get(self, key: str) -> ProbeValue | None:
         """What is committed under the key. Raises `WriteNotExecuted` when the database cannot say."""
-        import asyncpg
-
         async def work(connection: Any) -> Any:
             row = await connection.fetchrow(_GET, key)
             stale = row["stale"] if row is not None else await connection.fetchval(_GET_NOTHING)
@@ -87,7 +81,7 @@ class Probe:
 
         try:
             row, stale = await self._database.run(work, timeout_s=WRITE_TIMEOUT_S)
-        except (ElectionUnavailable, TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except Exception as error:
             raise WriteNotExecuted(str(error) or type(error).__name__) from error
         if stale:
             raise WriteNotExecuted("the server is a standby: what it says may be old")

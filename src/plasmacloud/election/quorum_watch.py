@@ -211,11 +211,15 @@ class QuorumWatch:
                 self._abandon()
                 return None
             return self._refused(sent_s, f"{error} ({error.sqlstate})", readable=error.sqlstate[:2] in ("25", "53"))
-        except (ConnectionResetError, BrokenPipeError, asyncpg.InterfaceError):
+        except OSError as error:
+            if not isinstance(error, ConnectionResetError | BrokenPipeError):
+                return self._refused(sent_s, _words(error))
             self._abandon()
             return None
-        except OSError as error:
-            return self._refused(sent_s, _words(error))
+        except Exception as error:  # noqa: BLE001 - asyncpg raises many things when a session ends within a call
+            log.debug("quorum probe failed", why=repr(error))
+            self._abandon()
+            return None
         return Observation(
             sent_s,
             readable=True,
