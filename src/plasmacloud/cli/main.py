@@ -53,6 +53,8 @@ class PlasmaGroup(LazyGroup):
         "up": Lazy("plasmacloud.cli.up:up", "Start a three-node cluster on this machine."),
         "kv": Lazy("plasmacloud.cli.kv:kv", "Read and write keys."),
         "chainfire": Lazy("plasmacloud.cli.chainfire:chainfire", "Run and look after the key-value store."),
+        "election": Lazy("plasmacloud.cli.election:election", "Run a leader election server."),
+        "ha": Lazy("plasmacloud.cli.ha:ha", "Look after leader election: status, failover, split brain, backup."),
         "lab": Lazy("plasmacloud.cli.lab:lab", "Prove high availability: break clusters and measure."),
         "pki": Lazy("plasmacloud.cli.pki:pki", "Certificates for members and clients."),
         "completion": Lazy("plasmacloud.cli.about:completion", "Print a shell completion script."),

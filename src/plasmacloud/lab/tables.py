@@ -10,6 +10,7 @@ from rich.text import Text
 
 from plasmacloud.lab.evidence import RunInfo
 from plasmacloud.lab.judge import Judgement
+from plasmacloud.lab.report_comparison import Change, Comparison
 from plasmacloud.verify.checks import Verdict
 from plasmacloud.verify.statistics import max_coverage, summarize
 
@@ -132,6 +133,27 @@ def _p50_and_maximum(result: Judgement, key: str) -> str:
     if summary.n == 1:
         return milliseconds(summary.maximum)
     return f"{milliseconds(summary.p50)} / {milliseconds(summary.maximum)}"
+
+
+def render_comparison(comparison: Comparison, earlier: str) -> RenderableType:
+    """What changed since an earlier run, in a few lines; the whole of it is in report.html."""
+    lines: list[RenderableType] = [Text(f"Compared with {earlier}", style="bold")]
+    for change in comparison.verdicts:
+        before, after = (v.value if v else "not there" for v in (change.before, change.after))
+        lines.append(Text(f"  {change.name}{' ' if change.check else ''}{change.check}: {before} -> {after}"))
+    if not comparison.verdicts:
+        lines.append(Text("  no verdict changed"))
+    for time in comparison.times:
+        if time.change in (Change.SLOWER, Change.FASTER) and time.before and time.after:
+            p50, n = (milliseconds(s.p50) for s in (time.before, time.after)), f"{time.before.n} and {time.after.n}"
+            lines.append(
+                Text(f"  {time.name} {time.metric}: {time.change.value}, p50 {' -> '.join(p50)} ms ({n} values)")
+            )
+    few = sum(time.change is Change.TOO_FEW for time in comparison.times)
+    alike = sum(time.change is Change.ALIKE for time in comparison.times)
+    lines.append(Text(f"  no difference shown in {alike} other distributions; too few values in {few}", style="dim"))
+    lines += [Text(f"  {fact}: {before} -> {after}", style="dim") for fact, before, after in comparison.circumstances]
+    return Group(*lines)
 
 
 def findings(results: Sequence[Judgement], limit: int = _SHOWN_FINDINGS) -> list[RenderableType]:

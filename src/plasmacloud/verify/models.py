@@ -16,7 +16,7 @@ from enum import Enum
 
 import msgspec
 
-from plasmacloud.verify.operations import UNKNOWN, Operation
+from plasmacloud.verify.operations import UNKNOWN, Operation, Unknown
 
 State = Hashable
 
@@ -140,10 +140,6 @@ class Model(ABC):
         """A step function for these operations only. It may refuse steps after which the known answers among them
         could not all be given any more, and so spare the search dead ends."""
         return self.step
-
-    def describe(self, input: Hashable, output: Hashable) -> str:
-        """One operation in a few characters, such as ``write 3`` or ``read -> 3``."""
-        return f"{_call(input)} -> {_value(output)}" if isinstance(input, Read) else f"{_call(input)}{_answer(output)}"
 
     def describe_state(self, state: State) -> str:
         """A state in a few characters."""
@@ -304,9 +300,6 @@ class VersionedRegister(Model):
     def reads_only(self, input: Hashable, output: Hashable) -> bool:
         compares = isinstance(input, Cas | WriteAt)
         return isinstance(input, Read) or (compares and (output is False or isinstance(output, Found)))
-
-    def describe(self, input: Hashable, output: Hashable) -> str:
-        return super().describe(input.input if isinstance(input, Settled) else input, output)
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -473,12 +466,14 @@ class GrowSet(Model):
 
     def stepper(self, operations: Sequence[Operation]) -> Step:
         """Sets that were read contain one another, and an item waits until every smaller one of them is complete."""
-        reads = {op.output for op in operations if isinstance(op.input, Read) and isinstance(op.output, frozenset)}
-        ordered = sorted(reads, key=lambda each: (len(each), sorted(map(repr, each))))
+        reads = dict.fromkeys(op.output for op in operations if isinstance(op.input, Read))
+        ordered = sorted((read for read in reads if isinstance(read, frozenset)), key=len)
         first: dict[Hashable, int] = {}
+        smaller: frozenset[Hashable] = frozenset()
         for number, read in enumerate(ordered):
-            for item in read:
+            for item in read - smaller:
                 first.setdefault(item, number)
+            smaller = read
 
         def step(state: State, input: Hashable, output: Hashable) -> State:
             if isinstance(input, Insert) and isinstance(state, frozenset) and input.item not in state:
@@ -498,6 +493,11 @@ MODELS: Mapping[str, Callable[[], Model]] = {
     "set": GrowSet,
     "text": Text,
 }
+
+
+def describe(input: Hashable, output: Hashable) -> str:
+    """One operation in a few characters, such as ``write 3`` or ``read -> 3``."""
+    return f"{_call(input)} -> {_value(output)}" if isinstance(input, Read) else f"{_call(input)}{_answer(output)}"
 
 
 def _written_value(input: Hashable) -> Hashable:
@@ -530,6 +530,8 @@ def _answer(output: Hashable) -> str:
     match output:
         case None:
             return ""
+        case Unknown():
+            return " -> ?"
         case Found(value):
             return f" -> found {_value(value)}"
         case True:
@@ -544,6 +546,8 @@ def _value(value: object) -> str:
     match value:
         case None:
             return "nothing"
+        case Unknown():
+            return "?"
         case Enum():
             return str(value.value)
         case str():

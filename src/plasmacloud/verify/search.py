@@ -72,12 +72,14 @@ class Finding(msgspec.Struct, frozen=True):
     """Where a search ended.
 
     ``order`` is a linearization, or the longest part of one that was seen. ``blocked_ns``: some operation that
-    returned then could never be taken along with everything before it (0 when the answer is OK).
+    returned then could never be taken along with everything before it (0 when the answer is OK). ``suspect_ns``: when
+    an operation returned that may be to blame, None when there is no suspicion.
     """
 
     answer: Answer
     order: tuple[Operation, ...]
     blocked_ns: int = 0
+    suspect_ns: int | None = None
 
 
 def search(model: Model, operations: Sequence[Operation], budget: Budget) -> Finding:
@@ -129,6 +131,7 @@ class _Search:
         self._path: list[int] = []
         self._best: list[int] = []
         self._blocked = 0
+        self._suspect: int | None = None
 
     # -- tables ------------------------------------------------------------------------------------------------
 
@@ -225,7 +228,7 @@ class _Search:
             if self._budget.exhausted:
                 return Finding(Answer.UNKNOWN, self._operations(max(self._best, self._path, key=len)), self._blocked)
             if following is None:
-                return Finding(Answer.VIOLATION, self._operations(self._best), self._blocked)
+                return Finding(Answer.VIOLATION, self._operations(self._best), self._blocked, self._suspect)
             frame = following
 
     def _advance(self, frames: list[_Frame]) -> _Frame | None:
@@ -247,9 +250,20 @@ class _Search:
                 return following
             if len(self._path) > len(self._best):
                 self._best = self._path.copy()
+                self._suspect = self._who_needs(frame.state)
             frames.pop()
             self._put_back(frame.taken)
         return None
+
+    def _who_needs(self, state: int) -> int | None:
+        """The first return of an operation not taken that holds the search up, because it needs this state."""
+        if not (self._tracks and self._need[state]):
+            return None
+        taken = set(self._path)
+        return min(
+            (self._return[at] for at in range(self._known) if self._needs[at] == state and at not in taken),
+            default=None,
+        )
 
     def _between(self, state: int, unknowns: tuple[int, ...]) -> tuple[int, ...]:
         states = []
