@@ -38,9 +38,9 @@ class AuditEntry(msgspec.Struct, frozen=True):
 
 
 class Audit:
-    """Writes the entries of one server."""
+    """Writes the entries of one server. Without a ``database`` the log is all there is."""
 
-    def __init__(self, database: Database, *, election: str, node_id: str) -> None:
+    def __init__(self, database: Database | None, *, election: str, node_id: str) -> None:
         self._database = database
         self._election = election
         self._node_id = node_id
@@ -57,6 +57,8 @@ class Audit:
         """Log it, and write it: now if the database answers, later if not. Raises nothing."""
         entry = AuditEntry(operator, action, outcome, details, datetime.now(UTC))
         log.info("audit", operator=operator, action=action, outcome=outcome, **details)
+        if self._database is None:
+            return
         if len(self._waiting) == _KEPT:
             self._waiting.popleft()
             self.lost += 1
@@ -75,6 +77,7 @@ class Audit:
             log.warning("audit entries not written", count=len(self._waiting))
 
     async def _write(self) -> None:
+        assert self._database is not None, "without a database nothing waits"
         while self._waiting:
             entry = self._waiting[0]
             try:

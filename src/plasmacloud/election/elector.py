@@ -216,7 +216,7 @@ class Elector:
             )
             if due is None:
                 return actions
-            actions += self._take(due[1], why=due[1].value)
+            actions = _followed_by(actions, self._take(due[1], why=due[1].value))
 
     def handle(
         self,
@@ -251,7 +251,7 @@ class Elector:
         if signal is Signal.EPOCH_COMMITTED:
             assert epoch is not None, "a committed epoch has a value"
             self.epoch = epoch
-        return actions + self._take(signal, why or signal.value)
+        return _followed_by(actions, self._take(signal, why or signal.value))
 
     # -- steps -----------------------------------------------------------------------------------------------------
 
@@ -319,3 +319,8 @@ class Elector:
                 yield self._entered_at + timers.epoch_timeout, Signal.EPOCH_OVERDUE
             if state is State.HELD_OFF:
                 yield self._hold_off_until, Signal.HOLD_OFF_OVER
+
+
+def _followed_by(actions: list[Action], more: list[Action]) -> list[Action]:
+    """What is left to do: a session that is cut at once needs nothing sent before."""
+    return more if Action.CUT in more else actions + more

@@ -4,7 +4,7 @@ A write carries this server's epoch and is fenced by it in the same transaction.
 committed; certainly not executed; or unknown, when the server was asked to commit and did not say whether it did.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -43,15 +43,27 @@ class WriteOutcomeUnknown(ElectionUnavailable):
     """The commit was sent, and its answer never came."""
 
 
-class Probe:
-    """The endpoint's work."""
+class Probe(Protocol):
+    """The endpoint's work, in whatever store the election is held."""
+
+    async def put(self, key: str, value: str, epoch: Epoch) -> ProbeValue:
+        """Write under the fence. Raises `StaleEpoch`, `WriteNotExecuted` or `WriteOutcomeUnknown`."""
+        ...
+
+    async def get(self, key: str) -> ProbeValue | None:
+        """What is committed under the key. Raises `WriteNotExecuted` when the store cannot say."""
+        ...
+
+
+class PostgresProbe:
+    """A row of ``ha_probe`` for each key."""
 
     def __init__(self, database: Database, election: str) -> None:
         self._database = database
         self._election = election
 
     async def put(self, key: str, value: str, epoch: Epoch) -> ProbeValue:
-        """Write under the fence. Raises `StaleEpoch`, `WriteNotExecuted` or `WriteOutcomeUnknown`."""
+        """See `Probe.put`."""
         committing = False
 
         async def work(connection: Any) -> int:
@@ -73,7 +85,8 @@ class Probe:
         return ProbeValue(key, value, str(epoch), version)
 
     async def get(self, key: str) -> ProbeValue | None:
-        """What is committed under the key. Raises `WriteNotExecuted` when the database cannot say."""
+        """See `Probe.get`."""
+
         async def work(connection: Any) -> Any:
             row = await connection.fetchrow(_GET, key)
             stale = row["stale"] if row is not None else await connection.fetchval(_GET_NOTHING)

@@ -1,62 +1,24 @@
-"""The eyes of the quorum's `Judge`: one database session of its own, one probe at a time, a deadline on each.
+"""The loop around the quorum's `Judge`: probe, judge, tell; and tell the judge the time while a probe hangs.
 
-A probe reads what the server says of itself and its replicas, and then commits a real write, this server's own row
-among the contenders. A write that waits for a synchronous replica that is gone waits for ever, beyond the death of its
-client. So a probe that is late is abandoned together with its session: the socket is closed without waiting for
-anything, and the next session ends the backend that was left behind, so that there is never more than one.
-
-Changes of health are logged at once and written to ``quorum_transitions`` as soon as the database takes them; those
-that happen while it does not are kept, the newest few hundred of them.
+What a probe is depends on the store: `quorum_postgres`, `quorum_etcd`. Changes of health are logged at once and kept
+until the store takes them, if it has a place for them; the newest few hundred, while it does not.
 """
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 
 from plasmacloud.base.logging import get_logger
-from plasmacloud.election.contenders import (
-    BEAT_SQL,
-    Contender,
-    Hold,
-    ensure_contender_schema,
-    list_contenders,
-    read_hold,
-)
-from plasmacloud.election.errors import ElectionError
+from plasmacloud.election.contenders import Contender, Hold
 from plasmacloud.election.leadership import Leadership
-from plasmacloud.election.quorum import Change, Health, Judge, Limits, Observation, Replica
-from plasmacloud.election.schema import ensure_schema
+from plasmacloud.election.quorum import Change, Health, Judge, Limits, Observation
 
 _KEPT = 256
 _SHOWN = 20
-_READ_SQL = """
-SELECT pg_is_in_recovery() AS in_recovery,
-       current_setting('transaction_read_only') = 'on' AS read_only,
-       CASE WHEN pg_is_in_recovery() THEN 0
-            ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint END AS timeline
-"""
-_REPLICAS_SQL = """
-SELECT coalesce(nullif(application_name, ''), client_addr::text, pid::text) AS name,
-       coalesce(state, '') AS state,
-       coalesce(sync_state, '') AS sync_state,
-       greatest(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint AS lag_bytes,
-       (extract(epoch FROM replay_lag) * 1000)::float8 AS lag_ms,
-       state IS NULL AS hidden
-FROM pg_stat_replication
-WHERE state IS DISTINCT FROM 'backup' AND application_name IS DISTINCT FROM 'pg_basebackup'
-ORDER BY 1
-"""
-_END_SQL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2"
-_RECORD_SQL = """
-INSERT INTO quorum_transitions (at, election, node_id, from_health, to_health, reason) VALUES ($1, $2, $3, $4, $5, $6)
-"""
-_SESSION_ENDED = ("57P01", "57P02", "57P05", "08000", "08003", "08006")
 
 log = get_logger("election")
 
@@ -84,7 +46,7 @@ class WatchConfig(msgspec.Struct, frozen=True):
 
 
 class QuorumWatch:
-    """Probes until cancelled. ``leadership``: what this server's row is to say. ``on_probe``: for counters."""
+    """Probes a store until cancelled. ``leadership``: what this server's row is to say. ``on_probe``: for counters."""
 
     def __init__(
         self,
@@ -105,9 +67,6 @@ class QuorumWatch:
         self._on_probe = on_probe
         self._on_change = on_change
         self._unwritten: deque[QuorumTransition] = deque(maxlen=_KEPT)
-        self._connection: Any = None
-        self._abandoned: tuple[int, datetime] | None = None
-        self._backend: tuple[int, datetime] | None = None
 
     @property
     def unwritten(self) -> int:
@@ -124,27 +83,32 @@ class QuorumWatch:
                     await self.probe()
                     await asyncio.sleep(max(0.0, began + self.config.interval_s - time.monotonic()))
         finally:
-            self._abandon()
+            self.close()
 
     async def probe(self) -> None:
         """One probe, judged. Raises nothing that the database does to it; takes its deadline at most."""
         sent_s = time.monotonic()
-        seen = await self._observe(sent_s)
+        seen = await self.observe(sent_s)
         now_s = time.monotonic()
         self.checked_at = datetime.now(UTC)
         self.timeline = seen.timeline or self.timeline
         self._on_probe(seen, now_s - sent_s)
         self._announce(self.judge.observe(seen, now_s))
-        if self._connection is not None and self.judge.verdict.write_ready:
-            await self._after_good_probe()
+        if self.judge.verdict.write_ready:
+            await self.note_down()
+
+    async def observe(self, sent_s: float) -> Observation:
+        """One look at the store, and one write. Raises nothing, and ends within its deadlines."""
+        raise NotImplementedError
+
+    async def note_down(self) -> None:
+        """What is only worth doing while writes are taken: hear of the others, and write down what happened."""
 
     async def farewell(self) -> None:
-        """Write into this server's row that it has left, if that can be done quickly."""
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(self.config.timeout_s):
-                await self._connect()
-                await self._beat("stopped")
-                await self._connection.close()
+        """Tell the others that this node has left, if that can be done quickly."""
+
+    def close(self) -> None:
+        """Drop what is open, without waiting for anything."""
 
     async def _expire(self) -> None:
         """Tell the judge the time, whatever the probe under way is doing."""
@@ -163,148 +127,3 @@ class QuorumWatch:
         self.transitions.append(transition)
         self._unwritten.append(transition)
         self._on_change(change)
-
-    async def _observe(self, sent_s: float) -> Observation:
-        """What the server says now. A session that broke since the last probe proves nothing: the next one counts."""
-        if self._connection is not None:
-            seen = await self._look(sent_s)
-            if seen is not None:
-                return seen
-        seen = await self._look(sent_s)
-        return seen or self._refused(sent_s, "the session was ended by the server")
-
-    async def _look(self, sent_s: float) -> Observation | None:
-        """One attempt; None: the session broke."""
-        import asyncpg
-
-        replicas: tuple[Replica, ...] | None = None
-        hidden = False
-        config = self.config
-        try:
-            async with asyncio.timeout(config.connect_timeout_s):
-                await self._connect()
-            async with asyncio.timeout(config.timeout_s):
-                row = await self._connection.fetchrow(_READ_SQL)
-                if row["in_recovery"]:
-                    return self._refused(sent_s, "the server is a standby: it takes no writes", readable=True)
-                if row["read_only"]:
-                    return self._refused(sent_s, "the server is read-only", readable=True)
-                replicas, hidden = await self._read_replicas()
-                began_s = time.monotonic()
-                await self._beat(self._leadership().role.value)
-                write_ms = (time.monotonic() - began_s) * 1000
-        except TimeoutError:
-            self._abandon()
-            what = "no answer" if replicas is None else "a write was not committed"
-            return Observation(
-                sent_s,
-                silence=f"{what} within {config.timeout_s:g} s",
-                readable=replicas is not None,
-                replicas=replicas or (),
-                replicas_hidden=hidden,
-                read=replicas is not None,
-            )
-        except ElectionError as error:
-            return self._refused(sent_s, str(error))
-        except asyncpg.PostgresError as error:
-            if error.sqlstate in _SESSION_ENDED:
-                self._abandon()
-                return None
-            return self._refused(sent_s, f"{error} ({error.sqlstate})", readable=error.sqlstate[:2] in ("25", "53"))
-        except OSError as error:
-            if not isinstance(error, ConnectionResetError | BrokenPipeError):
-                return self._refused(sent_s, _words(error))
-            self._abandon()
-            return None
-        except Exception as error:  # noqa: BLE001 - asyncpg raises many things when a session ends within a call
-            log.debug("quorum probe failed", why=repr(error))
-            self._abandon()
-            return None
-        return Observation(
-            sent_s,
-            readable=True,
-            write_ms=write_ms,
-            timeline=row["timeline"],
-            replicas=replicas,
-            replicas_hidden=hidden,
-            read=True,
-        )
-
-    async def _read_replicas(self) -> tuple[tuple[Replica, ...], bool]:
-        """The replicas, and whether this user may not see what they are."""
-        rows = await self._connection.fetch(_REPLICAS_SQL)
-        return tuple(Replica(*list(row.values())[:5]) for row in rows), any(row["hidden"] for row in rows)
-
-    def _refused(self, sent_s: float, why: str, *, readable: bool = False) -> Observation:
-        self._abandon()
-        return Observation(sent_s, refusal=why, readable=readable)
-
-    async def _connect(self) -> None:
-        if self._connection is not None and not self._connection.is_closed():
-            return
-        import asyncpg
-
-        config = self.config
-        limit_ms = str(round(config.timeout_s * 1000))
-        connection = await asyncpg.connect(
-            config.backend,
-            timeout=config.connect_timeout_s,
-            server_settings={
-                "application_name": f"plasma-quorum {config.election} {config.node_id}"[:63],
-                "statement_timeout": limit_ms,
-                "idle_session_timeout": str(round(max(10.0, 4 * config.interval_s) * 1000)),
-            },
-        )
-        self._connection = connection
-        self._backend = (
-            connection.get_server_pid(),
-            await connection.fetchval("SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"),
-        )
-        if self._abandoned is not None:
-            await connection.execute(_END_SQL, *self._abandoned)
-            self._abandoned = None
-        if not await connection.fetchval("SELECT pg_is_in_recovery()"):
-            await ensure_schema(connection, config.election)
-            await ensure_contender_schema(connection)
-
-    def _abandon(self) -> None:
-        """Close the session without waiting for anything, and remember the backend that may stay behind."""
-        if self._connection is None:
-            return
-        self._connection.terminate()
-        self._connection = None
-        self._abandoned, self._backend = self._backend or self._abandoned, None
-
-    async def _beat(self, role: str) -> None:
-        config, epoch = self.config, self._leadership().epoch
-        shown = str(epoch) if epoch is not None else ""
-        await self._connection.execute(BEAT_SQL, config.election, config.node_id, config.advertise, role, shown)
-
-    async def _after_good_probe(self) -> None:
-        """What is only worth doing while writes are taken: hear of the others, and write down what happened."""
-        try:
-            async with asyncio.timeout(self.config.timeout_s):
-                self.contenders = await list_contenders(self._connection, self.config.election)
-                self.hold = await read_hold(self._connection, self.config.election)
-                while self._unwritten:
-                    each = self._unwritten[0]
-                    await self._connection.execute(
-                        _RECORD_SQL,
-                        each.at,
-                        self.config.election,
-                        self.config.node_id,
-                        each.before.value,
-                        each.after.value,
-                        each.reason,
-                    )
-                    if self._unwritten and self._unwritten[0] is each:
-                        self._unwritten.popleft()
-        except Exception as error:  # noqa: BLE001 - the next probe judges what this was
-            log.debug("quorum bookkeeping failed", why=_words(error))
-            self._abandon()
-
-
-def _words(error: BaseException) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    return str(error) or type(error).__name__

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from plasmacloud.base.errors import PlasmaError
 from plasmacloud.election.errors import ElectionUnavailable
 
 T = TypeVar("T")
@@ -86,8 +87,8 @@ class Database:
             raise ElectionUnavailable(f"the database cannot be reached: {error}") from error
 
     async def _give_back(self, connection: Any, task: "asyncio.Task[Any]", good: bool) -> None:
-        clean = good or (task.done() and not connection.is_closed() and not connection.is_in_transaction())
-        if clean and not self._closed:
+        usable = good or (task.done() and not task.cancelled() and _harmless(task.exception()))
+        if usable and not self._closed and not connection.is_closed() and not connection.is_in_transaction():
             self._idle.append(connection)
             return
         connection.terminate()
@@ -95,6 +96,13 @@ class Database:
         await asyncio.wait({task}, timeout=_LAST_S)
         if task.done() and not task.cancelled():
             task.exception()  # looked at: the caller has been told something else
+
+
+def _harmless(error: BaseException | None) -> bool:
+    """Whether the session is as good as before: the server answered with an error, or we gave up by ourselves."""
+    from asyncpg import PostgresError
+
+    return isinstance(error, PostgresError | PlasmaError)
 
 
 async def _as_coroutine(work: Awaitable[T]) -> T:

@@ -92,6 +92,9 @@ def not_leader(service: ElectionService) -> Problem:
 async def _newest(service: ElectionService) -> tuple[Epoch, str] | None:
     """The newest epoch and its holder; None: the database did not say."""
     election = service.config.election
+    if not service.config.on_postgres:
+        known = service.leadership
+        return (known.epoch, known.leader_id) if known.epoch is not None else None
 
     async def read(connection: Any) -> Any:
         return await connection.fetchrow(_STATE_SQL, election)

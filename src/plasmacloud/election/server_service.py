@@ -23,8 +23,11 @@ from plasmacloud.election.http_models import (
     TransitionAnswer,
 )
 from plasmacloud.election.leadership import Candidate, Leadership
-from plasmacloud.election.probe import Probe
+from plasmacloud.election.probe import PostgresProbe, Probe
+from plasmacloud.election.probe_etcd import EtcdProbe
 from plasmacloud.election.quorum import Change, Observation
+from plasmacloud.election.quorum_etcd import EtcdWatch
+from plasmacloud.election.quorum_postgres import PostgresWatch
 from plasmacloud.election.quorum_watch import QuorumWatch, WatchConfig
 from plasmacloud.election.server_config import ServerConfig
 from plasmacloud.election.server_database import Database
@@ -40,8 +43,9 @@ class ElectionService:
         self.config = config
         self.metrics = Metrics()
         self.database = Database(config.backend, name=f"plasma-server {config.election} {config.node_id}")
-        self.audit = Audit(self.database, election=config.election, node_id=config.node_id)
-        self.probe = Probe(self.database, config.election)
+        stored = self.database if config.on_postgres else None
+        self.audit = Audit(stored, election=config.election, node_id=config.node_id)
+        self.probe: Probe = make_probe(config, self.database)
         self.hooks = Hooks(config.hooks, timeout_s=config.hook_timeout_s, on_result=self._on_hook)
         self.candidate: Candidate = open_backend(
             config.backend,
@@ -50,7 +54,8 @@ class ElectionService:
             timers=config.timers,
             on_change=self._on_leadership,
         )
-        self.watch = QuorumWatch(
+        watch = PostgresWatch if config.on_postgres else EtcdWatch
+        self.watch: QuorumWatch = watch(
             WatchConfig(
                 backend=config.backend,
                 election=config.election,
@@ -204,6 +209,13 @@ class ElectionService:
 
     def _on_health(self, change: Change) -> None:
         self.metrics.quorum_changes.labels(change.after.value).inc()
+
+
+def make_probe(config: ServerConfig, database: Database) -> Probe:
+    """The probe for the backend."""
+    if config.on_postgres:
+        return PostgresProbe(database, config.election)
+    return EtcdProbe(config.backend, config.election)
 
 
 def public_url(url: str) -> str:

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from plasmacloud.lab.html.chart import Scene
+from plasmacloud.lab.html.counterexample import CHECK as COUNTEREXAMPLE_CHECK
+from plasmacloud.lab.html.frame import Scene
 from plasmacloud.lab.html.markup import Child, Markup, el, join
 from plasmacloud.lab.html.moments import operations
 from plasmacloud.lab.html.source import Attempt
@@ -45,14 +46,21 @@ def _linked(finding: str, name: str, detailed: set[int]) -> Iterator[Child]:
     yield finding[at:]
 
 
-def wrong(results: Sequence[Judgement], scenes: Mapping[str, Scene], detailed: Mapping[str, set[int]]) -> Markup | None:
-    """Every check that did not pass; None when all did."""
-    parts = [
-        _problem(result, check, scenes.get(name_of(result)), detailed.get(name_of(result), set()))
-        for result in results
-        for check in result.checks
-        if check.verdict is not Verdict.PASS
-    ]
+def wrong(
+    results: Sequence[Judgement],
+    scenes: Mapping[str, Scene],
+    detailed: Mapping[str, set[int]],
+    counterexamples: Mapping[str, Markup],
+) -> Markup | None:
+    """Every check that did not pass, with the counterexample if there is one; None when all passed."""
+    parts: list[Markup | None] = []
+    for result in results:
+        name = name_of(result)
+        for check in result.checks:
+            if check.verdict is not Verdict.PASS:
+                parts.append(_problem(result, check, scenes.get(name), detailed.get(name, set())))
+                if check.name == COUNTEREXAMPLE_CHECK:
+                    parts.append(counterexamples.get(name))
     return join(parts) if parts else None
 
 

@@ -1,6 +1,6 @@
 """The limit of a distribution, from the plan: ``NAME_ms`` is held against ``NAME_max_ms``."""
 
-from plasmacloud.lab.html.chart import Scene
+from plasmacloud.lab.html.frame import Scene
 
 
 def limit_ms(scene: Scene | None, metric: str) -> float | None:

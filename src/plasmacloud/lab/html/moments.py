@@ -3,7 +3,7 @@
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
-from plasmacloud.lab.html.chart import Scene
+from plasmacloud.lab.html.frame import Scene
 from plasmacloud.lab.html.logs import around
 from plasmacloud.lab.html.markup import Child, Markup, el, join
 from plasmacloud.lab.html.scales import duration
@@ -48,13 +48,15 @@ def _moment(scene: Scene, shown: Round, moment: Moment) -> Markup:
 def relative(at_ns: int, origin_ns: int) -> str:
     """``+12.3 ms`` after the fault."""
     ms = (at_ns - origin_ns) / 1e6
+    if ms == 0:
+        return "0"
     return f"{'−' if ms < 0 else '+'}{duration(abs(ms))}"
 
 
 def _excerpt(scene: Scene, shown: Round, moment: Moment) -> Iterator[Markup]:
     attempts, in_flight = nearby(scene.view.attempts, moment.at_ns)
     if attempts:
-        caption = f"Operations around this moment; {in_flight:,} were under way"
+        caption = f"Operations around this moment; under way: {in_flight:,}"
         yield operations(attempts, shown.fault_ns, caption)
     else:
         yield el("p", "No operation was recorded within a second of this moment.", class_="note")
@@ -108,6 +110,6 @@ def _operation(attempt: Attempt, origin_ns: int) -> Markup:
         el("td", duration(attempt.latency_ms), class_="num"),
         el("td", attempt.client),
         el("td", attempt.node),
-        el("td", attempt.kind, " ", el("code", attempt.key)),
+        el("td", attempt.kind, " ", el("code", attempt.key), class_="key"),
         el("td", el("span", what[0], class_=attempt.outcome if attempt.outcome in _OUTCOMES else None), join(what[1:])),
     )

@@ -10,10 +10,11 @@ from pathlib import Path
 import msgspec
 
 from plasmacloud.lab.evidence import MANIFEST, RunInfo
-from plasmacloud.lab.html.chart import Scene
 from plasmacloud.lab.html.comparison import baseline as baseline_section
 from plasmacloud.lab.html.comparison import side_by_side
+from plasmacloud.lab.html.counterexample import counterexample
 from plasmacloud.lab.html.findings import wrong
+from plasmacloud.lab.html.frame import Scene
 from plasmacloud.lab.html.limits import limit_ms
 from plasmacloud.lab.html.markup import Child, Markup, el, join, trusted
 from plasmacloud.lab.html.matrix import matrix
@@ -48,10 +49,12 @@ def render_page(root: Path, facts: Facts) -> str:
     """The whole file."""
     scenes = load_scenes(root, facts.run, facts.results)
     trials = tell_trials(facts.results, scenes)
+    pictures = {name_of(r): counterexample(directory_of(root, r), r) for r in facts.results}
+    counterexamples = {name: picture for name, picture in pictures.items() if picture is not None}
     body = [
         el("a", "Skip to the scenarios", href="#scenarios", class_="skip"),
         _banner(facts),
-        el("main", _main(facts, scenes, trials)),
+        el("main", _main(facts, scenes, trials, counterexamples)),
         _footer(facts.run),
         el("script", SCRIPT),
     ]
@@ -71,12 +74,13 @@ def render_page(root: Path, facts: Facts) -> str:
 
 def load_scenes(root: Path, run: RunInfo, results: Sequence[Judgement]) -> dict[str, Scene]:
     """What can be drawn of every result. A suite has a directory of its own name, a scenario one below its target."""
-    scenes = {}
-    for result in results:
-        name = name_of(result)
-        directory = name if (root / name).is_dir() else result.scenario
-        scenes[name] = scene_of(load_view(root / directory, name, run))
-    return scenes
+    return {name_of(r): scene_of(load_view(directory_of(root, r), name_of(r), run)) for r in results}
+
+
+def directory_of(root: Path, result: Judgement) -> Path:
+    """Where the evidence of a result is."""
+    own = root / name_of(result)
+    return own if own.is_dir() else root / result.scenario
 
 
 def render_figure(root: Path, run: RunInfo, results: Sequence[Judgement]) -> str:
@@ -146,12 +150,17 @@ def _banner(facts: Facts) -> Markup:
     )
 
 
-def _main(facts: Facts, scenes: Mapping[str, Scene], trials: Mapping[str, Sequence[Told]]) -> list[Child]:
+def _main(
+    facts: Facts,
+    scenes: Mapping[str, Scene],
+    trials: Mapping[str, Sequence[Told]],
+    counterexamples: Mapping[str, Markup],
+) -> list[Child]:
     if not facts.results:
         return [el("p", "No scenario was begun: there is nothing to show.", class_="empty")]
     detailed = detailed_numbers(trials)
     parts: list[Child] = [el("h2", "In short", class_="vh"), tiles(facts.results, scenes), _remarks(facts)]
-    problems = wrong([r for r in facts.results if not r.reference], scenes, detailed)
+    problems = wrong([r for r in facts.results if not r.reference], scenes, detailed, counterexamples)
     if problems is not None:
         parts += [el("h2", "What did not pass"), problems]
     parts += [el("h2", "Outages"), _outages(facts.results, scenes)]
@@ -159,7 +168,7 @@ def _main(facts: Facts, scenes: Mapping[str, Scene], trials: Mapping[str, Sequen
     beside = side_by_side(facts.results)
     if beside is not None:
         parts += [el("h2", "Targets side by side"), beside]
-    others = wrong([r for r in facts.results if r.reference], scenes, detailed)
+    others = wrong([r for r in facts.results if r.reference], scenes, detailed, counterexamples)
     if others is not None:
         parts += [el("h2", "What did not pass in the systems compared with"), others]
     if facts.comparison is not None:

@@ -66,7 +66,7 @@
         ring.setAttribute("cy", best[1]);
         said += ": " + words[best[2]] + " after " + label(low * (high / low) ** ((best[1] - y0) / (y1 - y0)));
       }
-      line.setAttribute("d", "M" + x + " 20V" + svg.dataset.bottom);
+      line.setAttribute("d", "M" + x + " " + svg.dataset.top + "V" + svg.dataset.bottom);
       text.textContent = said;
       text.setAttribute("y", String(Math.max(34, Math.min(at.y - 10, Number(svg.dataset.bottom)))));
       const right = x > (x0 + x1) / 2;

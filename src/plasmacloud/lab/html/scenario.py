@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from plasmacloud.lab.html.chart import Chart, Scene, Stretch, draw
+from plasmacloud.lab.html.chart import Chart, draw
 from plasmacloud.lab.html.findings import finding_list, trials_named
+from plasmacloud.lab.html.frame import Scene, Stretch
 from plasmacloud.lab.html.limits import limit_ms
 from plasmacloud.lab.html.markup import Child, Markup, el, join, trusted
 from plasmacloud.lab.html.moments import expandable, moment_anchor, told

@@ -5,6 +5,7 @@ import hashlib
 from importlib.resources import files
 
 from plasmacloud.lab.html.markup import Markup, trusted
+from plasmacloud.verify.linearizability_html import style as counterexample_style
 
 
 def _text(name: str) -> str:
@@ -15,7 +16,7 @@ COLOURS = _text("colours.css")
 SVG_STYLE = COLOURS + _text("figures.css")
 """What a figure needs to stand alone."""
 
-PAGE_STYLE: Markup = trusted(SVG_STYLE + _text("report.css"))
+PAGE_STYLE: Markup = trusted(SVG_STYLE + _text("report.css") + counterexample_style())
 SCRIPT: Markup = trusted(_text("report.js"))
 
 

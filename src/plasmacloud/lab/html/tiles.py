@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import msgspec
 
-from plasmacloud.lab.html.chart import Scene
+from plasmacloud.lab.html.frame import Scene
 from plasmacloud.lab.html.limits import limit_ms
 from plasmacloud.lab.html.markup import Child, Markup, el
 from plasmacloud.lab.html.scales import duration
