@@ -15,10 +15,10 @@ from plasmacloud.cli.lazy import Lazy, LazyGroup, examples
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from plasmacloud.lab.election.suite import Suite
     from plasmacloud.lab.report import Report
     from plasmacloud.lab.report_baseline import Baseline
     from plasmacloud.lab.scenarios.base import Scenario
-    from plasmacloud.lab.suites.base import Suite
 
 PRESET_NAMES = ("full", "quick", "demo", "resilience")
 

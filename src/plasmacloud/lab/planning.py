@@ -6,11 +6,11 @@ from pathlib import Path
 import msgspec
 
 from plasmacloud.base.errors import ConfigError
+from plasmacloud.lab.election.suite import Suite
 from plasmacloud.lab.plan import DEMO, Plan, Preset
 from plasmacloud.lab.scenarios import SCENARIOS, find_scenario
 from plasmacloud.lab.scenarios.base import Scenario
 from plasmacloud.lab.suites import SUITES
-from plasmacloud.lab.suites.base import Suite
 from plasmacloud.lab.targets import TARGETS, find_target
 from plasmacloud.lab.targets.base import Target
 

@@ -19,6 +19,7 @@ from plasmacloud.lab.election.judging import (
 from plasmacloud.lab.election.ports import check_free
 from plasmacloud.lab.election.rig import POSTGRES, ElectionRig
 from plasmacloud.lab.election.servers import ElectionServer
+from plasmacloud.lab.election.suite import Suite
 from plasmacloud.lab.judging import (
     Case,
     bad_if,
@@ -32,7 +33,6 @@ from plasmacloud.lab.judging import (
 )
 from plasmacloud.lab.plan import Plan, Traits
 from plasmacloud.lab.recorder import Recorder
-from plasmacloud.lab.suites.base import Suite
 from plasmacloud.lab.val13 import names
 from plasmacloud.lab.val13.checks import failover_times, ten_checks
 from plasmacloud.lab.val13.drive import EpochRow, drive
