@@ -73,7 +73,8 @@ class Finding(msgspec.Struct, frozen=True):
 
     ``order`` is a linearization, or the longest part of one that was seen. ``blocked_ns``: some operation that
     returned then could never be taken along with everything before it (0 when the answer is OK). ``suspect_ns``: when
-    an operation returned that may be to blame, None when there is no suspicion.
+    an operation returned that may be to blame, None when there is no suspicion: of those that held the search up by
+    needing a state that had to be left, the one furthest away.
     """
 
     answer: Answer
@@ -131,7 +132,7 @@ class _Search:
         self._path: list[int] = []
         self._best: list[int] = []
         self._blocked = 0
-        self._suspect: int | None = None
+        self._suspect = 0
 
     # -- tables ------------------------------------------------------------------------------------------------
 
@@ -184,8 +185,12 @@ class _Search:
         self._grows = model.grows(self._all)
         self._tracks = predictable or self._grows
         self._forgetful = forgetful and predictable
+        self._needed_by: dict[int, list[int]] = {}
         for at in range(len(self._all)):
             self._demand(at, 1)
+            if at < self._known:
+                self._needed_by.setdefault(self._needs[at], []).append(at)
+        self._taken = bytearray(len(self._all))
 
     def _demand(self, at: int, change: int) -> None:
         needs, gives = self._needs[at], self._gives[at]
@@ -228,7 +233,7 @@ class _Search:
             if self._budget.exhausted:
                 return Finding(Answer.UNKNOWN, self._operations(max(self._best, self._path, key=len)), self._blocked)
             if following is None:
-                return Finding(Answer.VIOLATION, self._operations(self._best), self._blocked, self._suspect)
+                return Finding(Answer.VIOLATION, self._operations(self._best), self._blocked, self._suspect or None)
             frame = following
 
     def _advance(self, frames: list[_Frame]) -> _Frame | None:
@@ -250,20 +255,15 @@ class _Search:
                 return following
             if len(self._path) > len(self._best):
                 self._best = self._path.copy()
-                self._suspect = self._who_needs(frame.state)
+            if self._tracks and self._need[frame.state]:
+                self._suspect = max(self._suspect, self._who_needs(frame.state))
             frames.pop()
             self._put_back(frame.taken)
         return None
 
-    def _who_needs(self, state: int) -> int | None:
+    def _who_needs(self, state: int) -> int:
         """The first return of an operation not taken that holds the search up, because it needs this state."""
-        if not (self._tracks and self._need[state]):
-            return None
-        taken = set(self._path)
-        return min(
-            (self._return[at] for at in range(self._known) if self._needs[at] == state and at not in taken),
-            default=None,
-        )
+        return min((self._return[at] for at in self._needed_by[state] if not self._taken[at]), default=0)
 
     def _between(self, state: int, unknowns: tuple[int, ...]) -> tuple[int, ...]:
         states = []
@@ -374,12 +374,14 @@ class _Search:
 
     def _take(self, at: int) -> None:
         self._path.append(at)
+        self._taken[at] = 1
         self._demand(at, -1)
 
     def _put_back(self, taken: int) -> None:
         path, following, previous = self._path, self._next, self._previous
         while len(path) > taken:
             at = path.pop()
+            self._taken[at] = 0
             self._demand(at, 1)
             if at < self._known:
                 following[previous[at]] = at
