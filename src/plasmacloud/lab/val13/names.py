@@ -81,8 +81,7 @@ EVIDENCE = (*SESSION_LOGS, *STEPS, REPORT_TEXT, REPORT_JSON)
 MORE_TRIALS = "val13-trials.txt"
 """With ``--trials``: one line for each further failover."""
 EPOCHS = "val13-leader-epochs.jsonl"
-HANDOVER = "val13-07-handover.txt"
-"""Only when node 1 won after the restart of PostgreSQL: the course goes on from node 2, so it hands over."""
+"""What ``leader_epochs`` held in the end."""
 
 TERM_TRIAL, POSTGRES_TRIAL, CYCLE_TRIALS, KILL_TRIAL = 1, 2, (3, 4, 5), 6
 """Which trial of the record belongs to which check; later ones are repetitions."""
