@@ -101,11 +101,27 @@ async def until_fetched(server: PostgresServer, sql: str, *arguments: object, wh
     return rows
 
 
+_opened: list[Any] = []
+
+
+async def connect(server: PostgresServer, *, database: str = "postgres") -> Any:
+    """A session that ends with the test at the latest."""
+    session = await server.connect(database=database, timeout=DEADLINE_S)
+    _opened.append(session)
+    return session
+
+
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
     """One test's coroutine, with a deadline over all."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(3 * DEADLINE_S):
-            await coroutine
+        try:
+            async with asyncio.timeout(3 * DEADLINE_S):
+                await coroutine
+        finally:
+            while _opened:
+                _opened.pop().terminate()
+            for _ in range(3):  # in the loop's next turns the sockets are closed
+                await asyncio.sleep(0)
 
     asyncio.run(bounded())
