@@ -46,7 +46,7 @@ class TimeChange(msgspec.Struct, frozen=True):
 
 
 class VerdictChange(msgspec.Struct, frozen=True):
-    """A scenario, or one of its checks, whose verdict is not what it was. None: it was not there."""
+    """A scenario (``check`` is empty), or one of its checks, whose verdict is not what it was. None: there was none."""
 
     name: str
     check: str
@@ -55,11 +55,14 @@ class VerdictChange(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """All differences. ``circumstances``: facts of the two runs that differ and could be the reason."""
+    """All differences of the scenarios that are in both. ``circumstances``: facts of the two runs that differ and
+    could be the reason."""
 
     verdicts: list[VerdictChange]
     times: list[TimeChange]
     circumstances: list[tuple[str, str, str]]
+    only_before: list[str] = []
+    only_after: list[str] = []
 
 
 def compare(
@@ -68,31 +71,32 @@ def compare(
     """The differences of two runs, in the order of the later one."""
     old = {f"{result.target}/{result.scenario}": result for result in before}
     new = {f"{result.target}/{result.scenario}": result for result in after}
-    names = [*new, *(name for name in old if name not in new)]
-    verdicts = [change for name in names for change in _verdict_changes(name, old.get(name), new.get(name))]
-    times = [change for name in names for change in _time_changes(name, old.get(name), new.get(name))]
-    return Comparison(verdicts, times, _circumstances(run_before, run_after))
+    both = [name for name in new if name in old]
+    return Comparison(
+        verdicts=[change for name in both for change in _verdict_changes(name, old[name], new[name])],
+        times=[change for name in both for change in _time_changes(name, old[name], new[name])],
+        circumstances=_circumstances(run_before, run_after),
+        only_before=[name for name in old if name not in new],
+        only_after=[name for name in new if name not in old],
+    )
 
 
-def _verdict_changes(name: str, before: Judgement | None, after: Judgement | None) -> list[VerdictChange]:
+def _verdict_changes(name: str, before: Judgement, after: Judgement) -> list[VerdictChange]:
     changes = []
-    one, two = before.verdict if before else None, after.verdict if after else None
-    if one is not two:
-        changes.append(VerdictChange(name, "", one, two))
-    if before is not None and after is not None:
-        old = {check.name: check.verdict for check in before.checks}
-        new = {check.name: check.verdict for check in after.checks}
-        changes += [
-            VerdictChange(name, check, old.get(check), new.get(check))
-            for check in dict.fromkeys([*new, *old])
-            if old.get(check) is not new.get(check)
-        ]
+    if before.verdict is not after.verdict:
+        changes.append(VerdictChange(name, "", before.verdict, after.verdict))
+    old = {check.name: check.verdict for check in before.checks}
+    new = {check.name: check.verdict for check in after.checks}
+    changes += [
+        VerdictChange(name, check, old.get(check), new.get(check))
+        for check in dict.fromkeys([*new, *old])
+        if old.get(check) is not new.get(check)
+    ]
     return changes
 
 
-def _time_changes(name: str, before: Judgement | None, after: Judgement | None) -> list[TimeChange]:
-    old = before.distributions if before else {}
-    new = after.distributions if after else {}
+def _time_changes(name: str, before: Judgement, after: Judgement) -> list[TimeChange]:
+    old, new = before.distributions, after.distributions
     return [
         compare_samples(name, metric, old.get(metric, []), new.get(metric, []))
         for metric in dict.fromkeys([*new, *old])

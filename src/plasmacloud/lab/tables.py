@@ -96,13 +96,13 @@ def summary_table(results: Sequence[Judgement]) -> Table:
 
 def comparison_table(results: Sequence[Judgement]) -> Table | None:
     """Targets side by side, for the scenarios that ran on more than one."""
-    targets = list(dict.fromkeys(result.target for result in results))
     by_scenario: dict[str, dict[str, Judgement]] = {}
     for result in results:
         by_scenario.setdefault(result.scenario, {})[result.target] = result
     shared = {name: each for name, each in by_scenario.items() if len(each) > 1}
     if not shared:
         return None
+    targets = list(dict.fromkeys(result.target for result in results if result.scenario in shared))
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -143,6 +143,10 @@ def render_comparison(comparison: Comparison, earlier: str) -> RenderableType:
         lines.append(Text(f"  {change.name}{' ' if change.check else ''}{change.check}: {before} -> {after}"))
     if not comparison.verdicts:
         lines.append(Text("  no verdict changed"))
+    if comparison.only_before:
+        lines.append(Text(f"  only in the earlier run: {', '.join(comparison.only_before)}", style="dim"))
+    if comparison.only_after:
+        lines.append(Text(f"  only in this run: {', '.join(comparison.only_after)}", style="dim"))
     for time in comparison.times:
         if time.change in (Change.SLOWER, Change.FASTER) and time.before and time.after:
             p50, n = (milliseconds(s.p50) for s in (time.before, time.after)), f"{time.before.n} and {time.after.n}"

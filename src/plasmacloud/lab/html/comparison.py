@@ -19,11 +19,21 @@ def baseline(comparison: Comparison, earlier: str) -> Markup:
     return join(
         [
             el("p", f"Compared with {earlier}.", class_="soft"),
+            _only(comparison),
             _circumstances(comparison),
             _verdicts(comparison.verdicts),
             _times(comparison.times),
         ]
     )
+
+
+def _only(comparison: Comparison) -> Markup | None:
+    parts = []
+    if comparison.only_before:
+        parts.append(f"Only in the earlier run: {', '.join(comparison.only_before)}.")
+    if comparison.only_after:
+        parts.append(f"Only in this run: {', '.join(comparison.only_after)}.")
+    return el("p", " ".join(parts), class_="note") if parts else None
 
 
 def _circumstances(comparison: Comparison) -> Markup | None:
@@ -61,7 +71,7 @@ def _verdict(verdict: Verdict | None) -> Child:
 
 def _times(changes: Sequence[TimeChange]) -> Markup:
     if not changes:
-        return join([el("h3", "Times"), el("p", "Nothing was measured in either run.", class_="empty")])
+        return join([el("h3", "Times"), el("p", "No time was measured in both runs.", class_="empty")])
     rows: list[Markup] = []
     group = ""
     for change in changes:

@@ -8,6 +8,7 @@ from plasmacloud.lab.html.scales import duration
 from plasmacloud.lab.html.source import Moment
 from plasmacloud.lab.html.timeline import Reign, describe
 
+_LEAST_ROOM = 5
 _MARKED = {
     "fault-injected": "M-4-5h8l-4 7z",
     "process-ended": "M-3.5-3.5l7 7m0-7l-7 7",
@@ -37,10 +38,17 @@ def leader_lane(reigns: list[Reign], frame: Frame, top: float) -> Iterable[Marku
             width=max(0.8, right - left - 1),
             height=LANE - 4,
         )
-        room = (right - left - 8) / CHARACTER_PX
-        text = full if len(full) <= room else reign.leader if len(reign.leader) <= room else ""
+        text = _fitting(full, reign.leader, int((right - left - 8) / CHARACTER_PX))
         if text:
             yield el("text", text, class_="lt", x=left + 5, y=top + 13.5)
+
+
+def _fitting(full: str, name: str, room: int) -> str:
+    """As much as there is room for; of a long name the end, which tells nodes apart."""
+    for text in (full, name):
+        if len(text) <= room:
+            return text
+    return f"…{name[1 - room :]}" if room >= _LEAST_ROOM else ""
 
 
 def node_lane(node: str, scene: Scene, frame: Frame, top: float, links: Mapping[int, str]) -> Iterable[Markup]:

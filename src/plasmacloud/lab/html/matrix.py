@@ -13,7 +13,6 @@ def matrix(results: Sequence[Judgement]) -> Markup:
     names = dict.fromkeys(check.name for result in results for check in result.checks)
     body = el(
         "table",
-        el("caption", "Every check of every scenario; a cell leads to what was measured."),
         el("thead", _targets(results), el("tr", el("td"), [_column(results, i) for i in range(len(results))])),
         el("tbody", _totals(results), [_row(name, results) for name in names]),
     )
@@ -27,7 +26,8 @@ def matrix(results: Sequence[Judgement]) -> Markup:
         for verdict in Verdict
         if verdict.value in MEANINGS
     ]
-    return join([el("div", scroll(body, "Scenarios and checks"), class_="matrix"), el("ul", key, class_="key")])
+    intro = el("p", "Every check of every scenario; a cell leads to what was measured.", class_="note")
+    return join([intro, el("div", scroll(body, "Scenarios and checks"), class_="matrix"), el("ul", key, class_="key")])
 
 
 def _first(results: Sequence[Judgement], index: int) -> bool:

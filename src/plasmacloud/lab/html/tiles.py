@@ -1,6 +1,6 @@
 """The answer in a few numbers, each beside the limit that it was held against."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -85,7 +85,7 @@ def _outage(subjects: Sequence[Judgement], scenes: Mapping[str, Scene]) -> Tile:
     if star:
         bounded = f"{max_coverage(summary.n):.0%}".replace("%", " %")
         sub += f"; * fewer than 100: the maximum, which bounds {bounded} of such faults (95 % confidence)"
-    return Tile(title, big, sub, _closest(measured, scenes), _of_checks(subjects, "rto"))
+    return Tile(title, big, sub, _closest(measured, scenes), _of_checks(subjects, _is_outage))
 
 
 def _faults(count: int) -> str:
@@ -102,7 +102,8 @@ def _closest(measured: Sequence[Judgement], scenes: Mapping[str, Scene]) -> str:
             shares.append((longest / limit, f"{result.scenario}, {duration(longest)} of {duration(limit)}"))
     if not shares:
         return "no limit set"
-    return f"nearest to its limit: {max(shares)[1]}" if len(shares) > 1 else f"limit: {max(shares)[1]}"
+    share, words = max(shares)
+    return f"{'over' if share > 1 else 'nearest to'} its limit: {words}"
 
 
 def _loss(subjects: Sequence[Judgement]) -> Tile:
@@ -112,7 +113,7 @@ def _loss(subjects: Sequence[Judgement]) -> Tile:
     if not acknowledged:
         return Tile("Data loss (RPO)", "–", "no write was acknowledged", "not measured in this run")
     sub = f"of {acknowledged:,} acknowledged writes; {read_back:,} read back on every node"
-    verdict = _of_checks(subjects, "rpo") or (Verdict.FAIL if lost else None)
+    verdict = _of_checks(subjects, "rpo".__eq__) or (Verdict.FAIL if lost else None)
     return Tile("Data loss (RPO)", f"{lost:,} lost", sub, "limit: none lost", verdict)
 
 
@@ -185,7 +186,7 @@ def _leadership(subjects: Sequence[Judgement], scenes: Mapping[str, Scene]) -> T
         {(reign.leader, reign.term) for reign in scenes[name_of(r)].reigns} for r in subjects if name_of(r) in scenes
     ]
     count = sum(map(len, reigns))
-    verdict = _of_checks(subjects, "one-leader-per-term")
+    verdict = _of_checks(subjects, _is_leadership)
     if not count:
         return Tile("Elections", "–", "no node named a leader", "not measured in this run", verdict)
     faults = sum(window.fault for result in subjects for window in scenes[name_of(result)].windows)
@@ -193,6 +194,14 @@ def _leadership(subjects: Sequence[Judgement], scenes: Mapping[str, Scene]) -> T
     return Tile("Elections", f"{count:,}", sub, "limit: one leader in each term", verdict)
 
 
-def _of_checks(subjects: Sequence[Judgement], name: str) -> Verdict | None:
-    found: list[Check] = [check for result in subjects for check in result.checks if check.name == name]
+def _is_outage(name: str) -> bool:
+    return name == "rto" or name.endswith("-rto")
+
+
+def _is_leadership(name: str) -> bool:
+    return name.startswith("one-leader-per-")
+
+
+def _of_checks(subjects: Sequence[Judgement], wanted: Callable[[str], bool]) -> Verdict | None:
+    found: list[Check] = [check for result in subjects for check in result.checks if wanted(check.name)]
     return combine(check.verdict for check in found) if found else None
