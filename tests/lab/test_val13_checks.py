@@ -15,12 +15,12 @@ from plasmacloud.lab.election.judging import (
 from plasmacloud.lab.judge import judge_directory
 from plasmacloud.lab.judging import Case, check_rpo
 from plasmacloud.lab.recorder import Record, Recorder
+from plasmacloud.lab.suites import suite_reports_differ, write_suite_reports
 from plasmacloud.lab.val13 import names
 from plasmacloud.lab.val13.checks import failover_times, ten_checks
 from plasmacloud.lab.val13.drive import EpochRow
 from plasmacloud.lab.val13.names import NODE1, NODE2
 from plasmacloud.lab.val13.report import make_report, report_text
-from plasmacloud.lab.val13.suite import Val13
 from plasmacloud.verify.checks import Check, Verdict
 from plasmacloud.verify.events import FaultProof, ProcessEnded
 from plasmacloud.verify.files import encode_lines
@@ -175,13 +175,19 @@ def test_a_directory_is_judged_by_the_suites_own_rule_and_reported_in_its_own_fo
     judgement = judge_directory(tmp_path / "val13")
     assert (judgement.target, judgement.scenario, judgement.verdict) == ("election", "val13", PASS)
     assert judgement.distributions["failover_kill_ms"] == [120]
-    Val13().report(tmp_path / "val13", judgement)
+    write_suite_reports(tmp_path / "val13", judgement)
+    assert suite_reports_differ(tmp_path / "val13", judgement) is None
     document = msgspec.json.decode((tmp_path / "val13" / names.REPORT_JSON).read_bytes())
     assert document["verdict"] == "PASS"
     assert document["gate_c"] == {"passed": True, "reads": dict.fromkeys(("VAL13-03", "VAL13-09", "VAL13-04"), "PASS")}
     text = (tmp_path / "val13" / names.REPORT_TEXT).read_text()
     assert "VAL13-09  leader_sigkill_disk_proxy     PASS" in text
     assert "verdict   PASS: all ten checks pass" in text
+    (tmp_path / "val13" / names.REPORT_TEXT).write_text(text.replace("120 ms", "20 ms"))
+    assert (
+        suite_reports_differ(tmp_path / "val13", judgement)
+        == "val13/val13-report.txt does not follow from the evidence"
+    )
 
 
 def test_a_partial_verdict_says_what_did_not_pass(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from plasmacloud.lab.judge import Judgement, judge_directory
 from plasmacloud.lab.junit import junit_xml
 from plasmacloud.lab.report_baseline import Baseline, kept_baseline
 from plasmacloud.lab.report_comparison import compare
+from plasmacloud.lab.suites import suite_reports_differ
 from plasmacloud.lab.tables import render_full
 from plasmacloud.verify.checks import Verdict, combine
 from plasmacloud.verify.files import UnreadableEvidence
@@ -131,7 +132,8 @@ def recheck(root: Path) -> Recheck:
         return Recheck(report, altered, f"{REPORT_JSON} cannot be read: {error.strerror}")
     if stored != encode_report(report):
         return Recheck(report, altered, _difference(stored, report))
-    return Recheck(report, altered, _page_difference(root, report))
+    suites = (suite_reports_differ(root / result.scenario, result) for result in report.results)
+    return Recheck(report, altered, next(filter(None, suites), None) or _page_difference(root, report))
 
 
 def _page_difference(root: Path, report: Report) -> str | None:

@@ -28,7 +28,7 @@ from plasmacloud.lab.recorder import LOGS, Recorder
 from plasmacloud.lab.report import Report, build_report, write_report
 from plasmacloud.lab.rig import Rig
 from plasmacloud.lab.scenarios import find_scenario
-from plasmacloud.lab.suites import SUITES
+from plasmacloud.lab.suites import SUITES, write_suite_reports
 from plasmacloud.lab.targets import find_target
 from plasmacloud.lab.watcher import WaitedTooLong
 from plasmacloud.verify.events import Stopped
@@ -99,8 +99,7 @@ async def _run_all(plans: Sequence[Plan], root: Path, display: PlainDisplay) -> 
         await _run_one(plan, root, display, stop)
         directory = root / directory_name(plan)
         judgement = judge_directory(directory)
-        if plan.scenario in SUITES:
-            SUITES[plan.scenario].report(directory, judgement)
+        write_suite_reports(directory, judgement)
         display.end(judgement)
 
 

@@ -59,5 +59,5 @@ class Suite(ABC):
         """What was measured more than once, by name with unit."""
 
     @abstractmethod
-    def report(self, directory: Path, judgement: "Judgement") -> None:
-        """Write the reports that the specification asks for, beside the evidence."""
+    def reports(self, judgement: "Judgement") -> dict[str, bytes]:
+        """The reports that the specification asks for, by file name. Pure."""

@@ -3,7 +3,6 @@
 Both follow from the judgement, and so from the evidence.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -117,8 +116,10 @@ def report_text(report: Val13Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_reports(directory: Path, judgement: "Judgement") -> None:
-    """Write both forms."""
+def reports(judgement: "Judgement") -> dict[str, bytes]:
+    """Both forms, by file name."""
     report = make_report(judgement)
-    (directory / names.REPORT_TEXT).write_text(report_text(report), encoding="utf-8")
-    (directory / names.REPORT_JSON).write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    return {
+        names.REPORT_TEXT: report_text(report).encode(),
+        names.REPORT_JSON: msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n",
+    }

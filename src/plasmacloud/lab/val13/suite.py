@@ -36,7 +36,7 @@ from plasmacloud.lab.recorder import Recorder
 from plasmacloud.lab.val13 import names
 from plasmacloud.lab.val13.checks import failover_times, ten_checks
 from plasmacloud.lab.val13.drive import EpochRow, drive
-from plasmacloud.lab.val13.report import write_reports
+from plasmacloud.lab.val13.report import reports
 from plasmacloud.lab.val13.rule import rule
 from plasmacloud.postgres import PostgresServer, find_binaries
 from plasmacloud.postgres.privileges import confinement
@@ -155,8 +155,8 @@ class Val13(Suite):
         calm = write_latencies_ms(case)
         return {**found, **({"write_ms": calm} if calm else {})}
 
-    def report(self, directory: Path, judgement: "Judgement") -> None:
-        write_reports(directory, judgement)
+    def reports(self, judgement: "Judgement") -> dict[str, bytes]:
+        return reports(judgement)
 
 
 def _files(directory: Path) -> dict[str, str]:
