@@ -69,9 +69,9 @@ class Finding(msgspec.Struct, frozen=True):
     evidence: Evidence
 
 
-def session_name(election: str, node_id: str) -> str:
-    """What a candidate's sessions call themselves in the database."""
-    return f"election {election} {node_id}"[:63]
+def session_names(election: str, node_id: str = "") -> list[str]:
+    """What the two sessions of a candidate call themselves; without a node, how such a name begins."""
+    return [f"election {what} {election} {node_id}"[:63] for what in ("lock", "state")]
 
 
 def judge(sight: Sight) -> list[Finding]:

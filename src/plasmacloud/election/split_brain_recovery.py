@@ -32,7 +32,7 @@ from plasmacloud.election.leadership import Epoch
 from plasmacloud.election.postgres_errors import diagnose
 from plasmacloud.election.schema import ensure_schema
 from plasmacloud.election.server_service import ElectionService
-from plasmacloud.election.split_brain import Finding, HostView, Sight, session_name, split_hosts
+from plasmacloud.election.split_brain import Finding, HostView, Sight, session_names, split_hosts
 from plasmacloud.election.split_brain_looking import look_around, to_answer
 
 ACT_S = 5.0
@@ -41,8 +41,8 @@ _POLL_S = 0.02
 _TIMELINE = "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint"
 _END_OTHERS = """
 SELECT pid, application_name, pg_terminate_backend(pid) AS ended FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid() AND starts_with(application_name, $1) AND pid <> ALL($2)
-  AND application_name <> ALL($3)
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND pid <> ALL($2) AND application_name <> ALL($3)
+  AND EXISTS (SELECT FROM unnest($1::text[]) AS prefix WHERE starts_with(application_name, prefix))
 """
 
 log = get_logger("election")
@@ -103,7 +103,7 @@ async def _promote(service: ElectionService, sight: Sight, findings: list[Findin
         else:
             epoch = await raise_by_operator(connection, election, operator, "promote-leader", above=plan.above)
             actions.append(f"raised the epoch on {plan.host.host} to {epoch}")
-        own = [session_name(election, plan.stays)] if plan.stays else []
+        own = session_names(election, plan.stays) if plan.stays else []
         actions.extend(await _end_sessions(connection, election, plan.host.host, spared, own))
 
     await _on_host(service, plan.host.host, settle)
@@ -212,7 +212,7 @@ async def _end_sessions(
     connection: Any, election: str, host: str, spared_pids: list[int], spared_names: list[str]
 ) -> list[str]:
     """End the candidates' sessions with this database, but for those that are spared."""
-    rows = await connection.fetch(_END_OTHERS, f"election {election} "[:63], spared_pids, spared_names)
+    rows = await connection.fetch(_END_OTHERS, session_names(election), spared_pids, spared_names)
     return [f"ended session {row['pid']} of {row['application_name']} on {host}" for row in rows if row["ended"]]
 
 
