@@ -38,8 +38,7 @@ from plasmacloud.lab.val13.checks import failover_times, ten_checks
 from plasmacloud.lab.val13.drive import EpochRow, drive
 from plasmacloud.lab.val13.report import reports
 from plasmacloud.lab.val13.rule import rule
-from plasmacloud.postgres import PostgresServer, find_binaries
-from plasmacloud.postgres.privileges import confinement
+from plasmacloud.postgres import PostgresServer, find_usable
 from plasmacloud.verify.checks import Check, Verdict, combine
 from plasmacloud.verify.files import read_lines
 
@@ -72,17 +71,15 @@ class Val13(Suite):
 
     def missing(self) -> str | None:
         try:
-            confinement(find_binaries())
+            find_usable()
         except ConfigError as error:
             return f"{error} ({error.hint})"
         return None
 
     def plan(self, request: "Request") -> Plan:
-        binaries = find_binaries(request.postgres)
-        confinement(binaries)
+        binaries = find_usable(request.postgres)
         ports = names.PORTS if request.port_base is None else (request.port_base, request.port_base + 1)
-        needed = {port: f"{node} of {self.name}" for node, port in zip(names.NODES, ports, strict=True)}
-        check_free(HOST, needed, hint="stop what listens there, or use others: --port-base 28997 takes 28997 and 28998")
+        check_ports(dict(zip(names.NODES, ports, strict=True)))
         prefix = f"{self.name}."
         changed = {
             name.removeprefix(prefix): value for name, value in request.thresholds.items() if name.startswith(prefix)
@@ -108,10 +105,11 @@ class Val13(Suite):
 
     def rig(self, plan: Plan, data: Path, recorder: Recorder) -> ElectionRig:
         directory = plan.options["postgres"]
-        binaries = find_binaries(Path(directory) if directory else None)
-        (port,) = free_ports(1, HOST)
+        binaries = find_usable(Path(directory) if directory else None)
+        taken = {int(port) for port in plan.options["ports"].split()}
+        own = next(port for port in free_ports(len(taken) + 1, HOST) if port not in taken)
         log = recorder.directory / "logs" / "postgres.log"
-        postgres = PostgresServer(POSTGRES, binaries, data / "pg", port, log_path=log)
+        postgres = PostgresServer(POSTGRES, binaries, data / "pg", own, log_path=log)
         servers = [
             ElectionServer(
                 name,
@@ -126,6 +124,7 @@ class Val13(Suite):
         return ElectionRig(plan, recorder, postgres, servers, data)
 
     async def drive(self, rig: ElectionRig) -> None:
+        check_ports({name: server.port for name, server in rig.servers.items()})  # time has passed since the plan
         await drive(rig)
 
     def judge(self, case: Case, directory: Path) -> list[Check]:
@@ -152,11 +151,19 @@ class Val13(Suite):
 
     def distributions(self, case: Case, directory: Path) -> dict[str, list[float]]:
         found = failover_times(_files(directory)) | outage_distributions(case)
-        calm = write_latencies_ms(case)
-        return {**found, **({"write_ms": calm} if calm else {})}
+        found["write_ms"] = write_latencies_ms(case)
+        resumptions = (trial.resumed for trial in case.trials if trial.number == names.POSTGRES_TRIAL)
+        found["resume_ms"] = [event.waited_ms for event in resumptions if event is not None and event.ok]
+        return {name: values for name, values in found.items() if values}
 
     def reports(self, judgement: "Judgement") -> dict[str, bytes]:
         return reports(judgement)
+
+
+def check_ports(ports: Mapping[str, int]) -> None:
+    """Raise `ConfigError` when a server's port is taken. ``ports``: by server."""
+    needed = {port: f"{name} of val13" for name, port in ports.items()}
+    check_free(HOST, needed, hint="stop what listens there, or use others: --port-base 28997 takes 28997 and 28998")
 
 
 def _files(directory: Path) -> dict[str, str]:
