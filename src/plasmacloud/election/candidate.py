@@ -20,6 +20,11 @@ from plasmacloud.election.timers import Timers
 
 _log = get_logger("election")
 _TASKS_END_WITHIN_S = 1.0
+_HINTS = {
+    Signal.EPOCH_OVERDUE.value: "another transaction keeps the election's row, or the commit waits for a synchronous "
+    "standby that is not there; pg_stat_activity shows which",
+    Signal.EXPIRED.value: "the store, or the network between, stands still",
+}
 
 
 class Sighting(NamedTuple):
@@ -189,6 +194,8 @@ class SessionCandidate:
         elif held is None and elector.epoch is not None:
             self._sighting = Sighting(self.node_id, elector.epoch)
             _log.info("acquired leadership", holder=self.node_id, epoch=str(elector.epoch))
+        if elector.state is State.PAUSED and Action.CUT in actions and elector.why != Signal.RESIGN.value:
+            self._note_problem(elector.why, _HINTS.get(elector.why))
         if elector.state in (State.PAUSED, State.CONNECTING, State.STOPPED):
             self._sighting = Sighting("", self._sighting.epoch)
         self._tell()
@@ -297,6 +304,11 @@ class SessionCandidate:
             await session.release(self._releasing)
             self._feed(Signal.RELEASED, session=number)
 
+    def _note_problem(self, problem: str, hint: str | None) -> None:
+        if problem != self._last_problem:  # a store that is down for an hour is one line, not thousands
+            _log.warning("the store cannot be used now", problem=problem, **({"hint": hint} if hint else {}))
+        self._last_problem = problem
+
     def _succeeded(self) -> None:
         if self._last_problem:
             _log.info("the store can be used again")
@@ -306,15 +318,12 @@ class SessionCandidate:
         if not self._is_current(number):
             return
         text = str(problem)
-        if text != self._last_problem:  # a store that is down for an hour is one line, not thousands
-            _log.warning("the store cannot be used now", doing=action.value, problem=text, hint=problem.hint)
-        self._last_problem = text
+        self._note_problem(text, problem.hint)
         signals = {Action.CONNECT: Signal.CONNECT_FAILED, Action.RAISE_EPOCH: Signal.EPOCH_FAILED}
         self._feed(signals.get(action, Signal.SESSION_LOST), session=number, why=text)
 
     def _lost(self, number: int, why: str) -> None:
         if self._is_current(number):
-            self._last_problem = why
             self._feed(Signal.SESSION_LOST, session=number, why=why)
 
     def _seen(self, number: int, sighting: Sighting) -> None:

@@ -167,18 +167,18 @@ class PostgresSession:
         raise ElectionUnavailable(f"{self._place.name}: given up while connecting")
 
     async def _open_lock(self) -> Any:
-        connection, self._lock_mark = await self._open_one(self._place.lock_settings())
+        connection, self._lock_mark = await self._open_one(self._place.lock_settings(), "lock")
         connection.add_termination_listener(self._ended)
         self._lock_pid = await connection.fetchval("SELECT pg_backend_pid()")
         return connection
 
     async def _open_state(self) -> Any:
-        connection, _ = await self._open_one(self._place.state_settings())
+        connection, _ = await self._open_one(self._place.state_settings(), "state")
         await connection.add_listener(channel(self._place.election), lambda *_: self._news.set())
         return connection
 
-    async def _open_one(self, settings: dict[str, str]) -> tuple[Any, str]:
-        """A connection with these limits, and the mark that says whose it is."""
+    async def _open_one(self, settings: dict[str, str], what: str) -> tuple[Any, str]:
+        """A connection with these limits, and the mark that says whose it is. ``what``: for `pg_stat_activity`."""
         import asyncpg
 
         place = self._place
@@ -186,7 +186,7 @@ class PostgresSession:
             place.url,
             timeout=place.timers.connect_timeout,
             target_session_attrs="primary",
-            server_settings={"application_name": f"election {place.election} {place.node_id}"[:63]},
+            server_settings={"application_name": f"election {what} {place.election} {place.node_id}"[:63]},
         )
         try:
             version = connection.get_server_version()
