@@ -213,7 +213,6 @@ class ElectionRig:
     async def begin_trial(self, leader: str) -> None:
         """Begin the next trial: all is well, and writes from here on count for it."""
         self.trial += 1
-        self.progress.trial = self.trial
         await self.workload.begin_trial(self.trial)
         latest = self.watcher.latest.get(leader)
         epoch = (latest[1].epoch_number or 0) if latest is not None else 0

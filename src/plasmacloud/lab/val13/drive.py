@@ -67,11 +67,17 @@ async def _baseline(rig: ElectionRig) -> None:
         await rig.answering(NODE2)
         rig.workload.start()
         await rig.traffic(BASELINE_WRITES)
-    finally:  # also when nobody leads: what the servers say then is the evidence
-        for name, file in ((NODE1, names.NODE1_STATUS), (NODE2, names.NODE2_STATUS)):
-            if rig.servers[name].running:
-                _write(rig, file, await rig.ha_status(name) + _count_line(rig, name))
+    except WaitedTooLong:  # nobody leads: what the servers say then is the evidence
+        await _who_leads(rig)
+        raise
+    await _who_leads(rig)
     _write(rig, names.PRE_KILL_WRITE, await _sql(rig, INSERT))
+
+
+async def _who_leads(rig: ElectionRig) -> None:
+    for name, file in ((NODE1, names.NODE1_STATUS), (NODE2, names.NODE2_STATUS)):
+        if rig.servers[name].running:
+            _write(rig, file, await rig.ha_status(name) + _count_line(rig, name))
 
 
 async def _planned_failover(rig: ElectionRig) -> None:
@@ -128,6 +134,7 @@ async def _more_trials(rig: ElectionRig) -> None:
     """The two failovers again, ``trials`` - 1 times; each round begins and ends with node 2 leading alone."""
     lines: list[str] = []
     for number in range(2, rig.plan.trials + 1):
+        rig.progress.trial = number
         for leader, follower, signum in ((NODE2, NODE1, signal.SIGTERM), (NODE1, NODE2, signal.SIGKILL)):
             rig.start_server(follower)
             await rig.answering(follower)
