@@ -309,6 +309,7 @@ def test_the_command_writes_the_page_and_the_figure_elsewhere_only(tmp_path: Pat
     assert page.read_text() == report_page(two, report, read_baseline(one))
     assert figure.read_text() == report_figure(two, report)
     assert "leader-kill, etcd" in figure.read_text()
+    assert "href" not in figure.read_text()
     refused = CliRunner().invoke(lab, ["report", str(two), "--html", str(two / "page.html")])
     assert refused.exit_code != 0
     assert not (two / "page.html").exists()

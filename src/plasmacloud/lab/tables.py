@@ -11,6 +11,7 @@ from rich.text import Text
 from plasmacloud.lab.evidence import RunInfo
 from plasmacloud.lab.judge import Judgement
 from plasmacloud.lab.report_comparison import Change, Comparison
+from plasmacloud.lab.report_metrics import PARTS, in_order, metric_words
 from plasmacloud.verify.checks import Verdict
 from plasmacloud.verify.statistics import max_coverage, summarize
 
@@ -21,22 +22,6 @@ STYLES = {
     Verdict.VOID: "magenta",
     Verdict.FAIL: "red",
 }
-_METRICS = (
-    ("rto_ms", "outage (RTO)"),
-    ("detect_ms", "  noticed"),
-    ("elect_ms", "  elected"),
-    ("serve_ms", "  serving"),
-    ("storm_gap_ms", "longest gap"),
-    ("resume_ms", "resumption"),
-    ("refusal_ms", "refusal"),
-    ("step_down_ms", "stepping down"),
-    ("converge_ms", "convergence"),
-    ("voters_ms", "three voters"),
-    ("recover_ms", "recovery"),
-    ("rejoin_ms", "rejoin"),
-    ("formation_ms", "formation"),
-    ("write_ms", "write latency"),
-)
 _SHOWN_FINDINGS = 5
 
 
@@ -117,9 +102,10 @@ def comparison_table(results: Sequence[Judgement]) -> Table | None:
         table.add_column(target, justify="right", no_wrap=True)
     for scenario, each in shared.items():
         first = True
-        for key, label in _METRICS:
+        for key in in_order(key for result in each.values() for key in result.distributions):
             cells = [_p50_and_maximum(each[target], key) if target in each else "" for target in targets]
             if any(cells):
+                label = f"  {metric_words(key)}" if key in PARTS else metric_words(key)
                 table.add_row(scenario if first else "", label, *cells)
                 first = False
     return table
@@ -264,8 +250,8 @@ def _scenario_section(result: Judgement) -> list[RenderableType]:
     for check in result.checks:
         table.add_row(check.name, verdict_text(check.verdict), check.measured, check.threshold)
     parts.append(table)
-    for key, _ in _METRICS:
-        values = result.distributions.get(key)
+    for key in in_order(result.distributions):
+        values = result.distributions[key]
         if values:
             parts.append(Text(f"  {key}: {_line(values)}"))
     for check in result.checks:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from plasmacloud.lab.html.markup import Child, Markup, el, join
 from plasmacloud.lab.html.scales import duration
-from plasmacloud.lab.html.words import anchor, badge, metric_words, name_of, scroll, table
+from plasmacloud.lab.html.words import badge, scroll, table
 from plasmacloud.lab.judge import Judgement
 from plasmacloud.lab.report_comparison import LEAST_VALUES, Change, Comparison, TimeChange, VerdictChange
+from plasmacloud.lab.report_metrics import in_order, metric_words
 from plasmacloud.verify.checks import Verdict
 from plasmacloud.verify.statistics import Summary, summarize
 
@@ -138,7 +139,7 @@ def side_by_side(results: Sequence[Judgement]) -> Markup | None:
         if len(each) < 2:
             continue
         rows.append(el("tr", el("th", scenario, scope="rowgroup", colspan=len(targets) + 1), class_="group"))
-        for metric in dict.fromkeys(metric for result in each.values() for metric in result.distributions):
+        for metric in in_order(metric for result in each.values() for metric in result.distributions):
             cells = [_cell(each.get(target), metric) for target in targets]
             if sum(cell != "–" for cell in cells) > 1:
                 rows.append(
@@ -153,8 +154,3 @@ def side_by_side(results: Sequence[Judgement]) -> Markup | None:
 def _cell(result: Judgement | None, metric: str) -> str:
     values = result.distributions.get(metric) if result else None
     return _numbers(summarize(values)) if values else "–"
-
-
-def scenario_links(results: Sequence[Judgement]) -> Markup:
-    """Where to go on."""
-    return join([el("a", name_of(r), href=f"#{anchor('s', name_of(r))}") for r in results], " · ")

@@ -23,9 +23,10 @@ from plasmacloud.lab.html.source import load_view
 from plasmacloud.lab.html.strips import Strip, draw_strips, standalone
 from plasmacloud.lab.html.style import PAGE_STYLE, SCRIPT, policy
 from plasmacloud.lab.html.tiles import OUTAGE, tiles
-from plasmacloud.lab.html.words import anchor, metric_words, name_of, sign
+from plasmacloud.lab.html.words import anchor, name_of, scroll, sign
 from plasmacloud.lab.judge import Judgement
 from plasmacloud.lab.report_comparison import Comparison
+from plasmacloud.lab.report_metrics import metric_words
 from plasmacloud.verify.checks import Verdict
 
 TRIAL_BYTES = 1_900_000
@@ -89,9 +90,12 @@ def render_figure(root: Path, run: RunInfo, results: Sequence[Judgement]) -> str
     for result in results:
         targets.setdefault(result.scenario, set()).add(result.target)
     shared = [result for result in results if len(targets[result.scenario]) > 1]
-    strips = strips_of(shared or results, load_scenes(root, run, results))
+    strips = [
+        msgspec.structs.replace(strip, link=None)
+        for strip in strips_of(shared or results, load_scenes(root, run, results))
+    ]
     where = f"{run.cpu_count} CPUs ({run.cpu_model}), {run.started[:10]}, plasmacloud {run.plasmacloud}"
-    subtitle = f"One dot per fault, line: median, right: median · longest (faults). {where}"
+    subtitle = f"One dot per fault; line: median, bracket: limit, right: median · longest (faults). {where}"
     return standalone(strips, title="Longest time without an acknowledged write around each fault", subtitle=subtitle)
 
 
@@ -211,12 +215,7 @@ def _outages(results: Sequence[Judgement], scenes: Mapping[str, Scene]) -> Marku
         "upright line is the median, the red bracket the limit; at the right: median · longest (number of faults)."
     )
     drawing = draw_strips(strips, title=f"{metric_words(OUTAGE)} by scenario")
-    return el("figure", scroll_wide(drawing), el("figcaption", caption))
-
-
-def scroll_wide(drawing: Markup) -> Markup:
-    """A drawing that keeps its size on a narrow screen."""
-    return el("div", drawing, class_="scroll", tabindex="0", role="region", aria_label="Outages by scenario")
+    return el("figure", scroll(drawing, "Outages by scenario"), el("figcaption", caption))
 
 
 def _footer(run: RunInfo) -> Markup:

@@ -13,8 +13,9 @@ from plasmacloud.lab.html.moments import expandable, moment_anchor, told
 from plasmacloud.lab.html.scales import duration
 from plasmacloud.lab.html.source import View
 from plasmacloud.lab.html.timeline import Round, lives, reigns, rounds, telling, windows
-from plasmacloud.lab.html.words import anchor, badge, metric_words, name_of, scroll, table
+from plasmacloud.lab.html.words import anchor, badge, name_of, scroll, table
 from plasmacloud.lab.judge import Judgement
+from plasmacloud.lab.report_metrics import in_order, metric_words
 from plasmacloud.verify.checks import Check, Verdict
 from plasmacloud.verify.statistics import summarize
 
@@ -148,7 +149,8 @@ def _check(check: Check, name: str, detailed: set[int]) -> Markup:
 
 
 def _times(result: Judgement, scene: Scene | None) -> Markup | None:
-    measured = {metric: values for metric, values in result.distributions.items() if values}
+    measured = {metric: result.distributions[metric] for metric in in_order(result.distributions)}
+    measured = {metric: values for metric, values in measured.items() if values}
     if not measured:
         return None
     rows = []

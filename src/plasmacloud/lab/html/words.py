@@ -15,22 +15,6 @@ MEANINGS = {
     "VOID": "the experiment itself was worthless",
     "FAIL": "a violation was observed",
 }
-METRIC_WORDS = {
-    "rto_ms": "outage (RTO)",
-    "detect_ms": "noticed",
-    "elect_ms": "elected",
-    "serve_ms": "serving",
-    "storm_gap_ms": "longest gap in the storm",
-    "resume_ms": "resumption",
-    "refusal_ms": "refusal",
-    "step_down_ms": "stepping down",
-    "converge_ms": "convergence",
-    "voters_ms": "three voters",
-    "recover_ms": "recovery",
-    "rejoin_ms": "rejoin",
-    "formation_ms": "formation",
-    "write_ms": "write latency",
-}
 
 
 def name_of(result: Judgement) -> str:
@@ -53,11 +37,6 @@ def badge(verdict: Verdict) -> Markup:
     return el(
         "span", el("span", f"{sign(verdict)} ", aria_hidden="true"), verdict.value, class_=f"badge {verdict.value}"
     )
-
-
-def metric_words(metric: str) -> str:
-    """What a distribution is called; an unknown one by its own name."""
-    return METRIC_WORDS.get(metric, metric.removesuffix("_ms").replace("_", " "))
 
 
 def table(head: Sequence[Child], rows: Sequence[Markup], *, caption: str = "", numeric: Sequence[int] = ()) -> Markup:
