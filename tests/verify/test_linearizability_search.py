@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from plasmacloud.verify.linearizability import check
 from plasmacloud.verify.models import (
-    ABSENT,
     ILLEGAL,
     Add,
     Append,
@@ -109,6 +108,16 @@ def test_the_search_agrees_with_trying_everything(kind: type[Model], data: st.Da
         assert {each.return_ns for each in example.stuck} == {bad[0]}
 
 
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 2**32), lie=st.booleans())
+def test_texts_that_can_be_taken_apart(seed: int, lie: bool) -> None:
+    history = objects.simulate(Text(), objects.draw_text, seed, operations=9, clients=3, unknown_share=0.2)
+    reads = [at for at, each in enumerate(history) if isinstance(each.input, Read) and each.known]
+    if lie and len(reads) > 1:
+        history[reads[-1]] = msgspec.structs.replace(history[reads[-1]], output=history[reads[0]].output)
+    assert (check(history, Text()).answer is Answer.OK) == objects.try_everything(history, Text())
+
+
 def assert_is_a_linearization(order: tuple[Operation, ...], history: list[Operation], model: Model) -> None:
     state = model.init()
     newest = -1
@@ -129,6 +138,7 @@ LONG = {
     "counter": (Counter, objects.draw_counter),
     "list": (AppendList, objects.draw_list),
     "set": (GrowSet, objects.draw_set),
+    "text": (Text, objects.draw_text),
 }
 
 
@@ -141,7 +151,7 @@ def test_ten_thousand_operations_of_sixteen_clients_on_one_key(name: str) -> Non
     assert_is_a_linearization(result.parts[0].order, history, kind())
 
 
-@pytest.mark.parametrize("name", ["register", "compare-and-set", "versioned", "list", "set"])
+@pytest.mark.parametrize("name", ["register", "compare-and-set", "versioned", "list", "set", "text"])
 @pytest.mark.parametrize("seed", range(4))
 def test_unknown_outcomes_in_the_middle_of_it(name: str, seed: int) -> None:
     kind, draw = LONG[name]
@@ -150,12 +160,12 @@ def test_unknown_outcomes_in_the_middle_of_it(name: str, seed: int) -> None:
     assert check(history, kind(), max_steps=500_000).answer is Answer.OK
 
 
-@pytest.mark.parametrize("name", ["register", "compare-and-set", "versioned", "counter", "list", "set"])
+@pytest.mark.parametrize("name", ["register", "compare-and-set", "versioned", "counter", "list", "set", "text"])
 @pytest.mark.parametrize("seed", range(3))
 def test_one_stale_read_among_thousands_is_found_and_named(name: str, seed: int) -> None:
     kind, draw = LONG[name]
     history = objects.simulate(kind(), draw, seed, operations=3_200, clients=16)
-    reads = [at for at, each in enumerate(history) if isinstance(each.input, Read) and each.output not in (ABSENT, 0)]
+    reads = [at for at, each in enumerate(history) if isinstance(each.input, Read) and each.output]
     at = random.Random(seed).choice(reads[len(reads) // 2 :])
     old = next(history[i].output for i in reads[reads.index(at) - 200 :] if history[i].output != history[at].output)
     history[at] = msgspec.structs.replace(history[at], output=old)

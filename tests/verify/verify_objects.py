@@ -96,6 +96,13 @@ def draw_set(rng: random.Random, state: Hashable, number: int) -> tuple[Hashable
     return (Read(), state) if rng.random() < 0.5 else (Insert(number), None)
 
 
+def draw_text(rng: random.Random, state: Hashable, number: int) -> tuple[Hashable, Hashable]:
+    share = rng.random()
+    if share < 0.5:
+        return Read(), state
+    return (Append(f"x {number} y") if share < 0.95 else Write(f"x {number} y")), None
+
+
 def try_everything(operations: Sequence[Operation], model: Model) -> bool:
     """Whether any order will do: all permutations, cut short only where the model says no."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from plasmacloud.verify.linearizability import Counterexample
-from plasmacloud.verify.models import describe
+from plasmacloud.verify.model import describe
 from plasmacloud.verify.operations import Operation
 
 SHOWN = 12

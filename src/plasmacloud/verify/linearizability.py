@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from plasmacloud.verify.models import Model
+from plasmacloud.verify.model import Model, clip
 from plasmacloud.verify.operations import Operation, prefix_until
 from plasmacloud.verify.search import Answer, Budget, Finding, search
 
@@ -163,5 +163,5 @@ def _last_states(model: Model, order: Sequence[Operation]) -> tuple[str, ...]:
     for number, op in enumerate(order):
         state = model.step(state, op.input, op.output)
         if number >= len(order) - MAX_STATES:
-            described.append(model.describe_state(state))
+            described.append(clip(model.describe_state(state)))
     return tuple(described)

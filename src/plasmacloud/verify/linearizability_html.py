@@ -10,7 +10,7 @@ from html import escape
 
 from plasmacloud.verify.counterexample import NS_PER_MS, begin_ns, headline, recent
 from plasmacloud.verify.linearizability import Counterexample, Result
-from plasmacloud.verify.models import describe
+from plasmacloud.verify.model import describe
 from plasmacloud.verify.operations import Operation
 from plasmacloud.verify.search import Answer
 

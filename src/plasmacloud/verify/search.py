@@ -15,7 +15,8 @@ from here at all, there is one that begins like this", so that nothing else need
   state that nobody needs any more has led to another such state, with nothing in between that anybody still needs,
   then that run could have come first in any linearization: the choices before it need not be made again.
 - *Unknown outcomes late.* An operation whose outcome is unknown is taken only right before one that it makes
-  possible, or whose effect it changes in a way that it would not have afterwards.
+  possible, or whose effect it changes in a way that it would not have afterwards; and not at all, under the same
+  condition as in the rule before, when nobody needs the state that it gives.
 
 A configuration is small: operations are sorted by invocation, so those taken are all before some position and a few
 behind it, which is an integer and a short bit set; states are interned.
@@ -26,7 +27,7 @@ from enum import Enum
 
 import msgspec
 
-from plasmacloud.verify.models import ANY, ILLEGAL, Model, State
+from plasmacloud.verify.model import ANY, ILLEGAL, Model, State
 from plasmacloud.verify.operations import Operation
 
 _NEVER = 1 << 62
@@ -357,7 +358,11 @@ class _Search:
 
     def _unused(self, used: int, limit: int) -> Iterator[int]:
         """The first of each group of twins of unknown outcome that is not taken, if it was invoked early enough."""
+        need, wish, gives = self._need, self._wish, self._gives
         for group in self._unknown_groups:
+            given = gives[group[0]]
+            if self._forgetful and not (need[given] or wish[given]):
+                continue  # nobody would notice
             for at in group:
                 if not used >> (at - self._known) & 1:
                     if self._unknown_invoke[at] <= limit:
