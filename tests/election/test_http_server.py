@@ -1,5 +1,6 @@
 """The election server as its users see it: real processes, a real PostgreSQL, HTTP and signals."""
 
+import asyncio
 import json
 import shutil
 import signal
@@ -252,3 +253,59 @@ def test_a_server_starts_before_its_database(rig: Rig) -> None:
     assert "[-]quorum" in ready.body.decode()
     refused = server.post("/v1/ha/failover", ORDER)
     assert refused.status == 409
+
+
+def test_hooks_are_called_when_leadership_is_won_and_lost(rig: Rig, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    script = tmp_path / "hook"
+    script.write_text(
+        f'#!/bin/sh\necho "$PLASMA_ELECTION_EVENT $PLASMA_ELECTION_NODE $PLASMA_ELECTION_EPOCH" >> {told}\n'
+    )
+    script.chmod(0o755)
+    server = rig.server("n1", "--on-elected", str(script), "--on-deposed", str(script), election=new_name())
+    eventually("it was told", lambda: told.exists() and told.read_text() == "elected n1 1.1\n")
+    server.process.signal(signal.SIGTERM)
+    assert server.process.wait(20.0) == 0
+    assert told.read_text().splitlines() == ["elected n1 1.1", "deposed n1 1.1"]
+
+
+def test_a_commit_that_nobody_confirms_is_an_unknown_outcome(rig: Rig) -> None:
+    """Commits wait for a standby that is not there; the write is in the table all the same."""
+    server = rig.server("n1", election=new_name())
+    eventually("it leads", lambda: server.leads)
+    server.wait_ready()
+    asyncio.run(rig.postgres.execute("ALTER SYSTEM SET synchronous_standby_names = 'ghost'"))
+    asyncio.run(rig.postgres.execute("SELECT pg_reload_conf()"))
+    try:
+        eventually("commits hang", lambda: server.status()["quorum_health"] != "healthy")
+        answer = call("PUT", f"{server.url}/v1/probe/unknown", b'{"value": "x"}')
+        assert answer.status == 503
+        assert answer.json()["type"] == "urn:plasma:problem:outcome-unknown"
+        assert answer.json()["outcome"] == "unknown"
+        eventually("the quorum is lost", lambda: server.status()["quorum_health"] == "lost")
+        text = call("GET", server.url + "/metrics").body.decode()
+        assert 'plasma_election_probe_writes_total{outcome="outcome-unknown"} 1.0' in text.splitlines()
+        assert "_created" not in text
+    finally:
+        asyncio.run(rig.postgres.execute("ALTER SYSTEM RESET synchronous_standby_names"))
+        asyncio.run(rig.postgres.execute("SELECT pg_reload_conf()"))
+    server.wait_ready()
+
+
+def test_a_write_to_a_database_that_is_gone_was_certainly_not_executed(tmp_path: Path) -> None:
+    with running_rig(tmp_path) as rig:
+        leader = rig.server("n1", "--demote-after", "20s", "--session-timeout", "30s", election=new_name())
+        eventually("it leads", lambda: leader.leads)
+        assert call("PUT", f"{leader.url}/v1/probe/a", b'{"value": "x"}').status == 200
+        asyncio.run(rig.postgres.kill())
+        eventually("the quorum is lost", lambda: leader.status()["quorum_health"] == "lost")
+        answer = call("PUT", f"{leader.url}/v1/probe/a", b'{"value": "y"}')
+        assert answer.json()["outcome"] == "not-executed"
+        refused = leader.post("/v1/ha/failover", ORDER)
+        assert refused.json()["outcome"] == "not-executed"
+        asyncio.run(rig.postgres.start())
+        leader.wait_ready()
+        eventually("it leads again", lambda: leader.leads)
+        assert call("GET", f"{leader.url}/v1/probe/a").json()["value"] == "x"
+        written = "SELECT outcome FROM ha_audit ORDER BY id"  # kept while the database was gone
+        eventually("the audit is complete", lambda: [r[0] for r in rig.sql(written)] == ["requested", "refused"])
