@@ -1,7 +1,8 @@
 """The same call twice is done once: answers by ``Idempotency-Key``, in this server's memory.
 
 A caller that lost the answer sends the request again with the same key, to the same server, and gets the answer of the
-first. The memory ends with the process: what must hold beyond that is the audit and the epochs.
+first. A refusal that changed nothing is forgotten, so that the call can be tried again. The memory ends with the
+process: what must hold beyond that is the audit and the epochs.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from plasmacloud.election.http_problems import INVALID, KEY_REUSED, Problem
+from plasmacloud.election.http_problems import INVALID, KEY_REUSED, Outcome, Problem
 
 _KEPT = 256
 _MAX_KEY_CHARS = 128
@@ -41,6 +42,7 @@ class Replies:
         if known is None:
             task: asyncio.Task[T] = asyncio.get_running_loop().create_task(_as_coroutine(work))
             self._known[key] = (digest, task)
+            task.add_done_callback(lambda done: self._forget_refusal(key, done))
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         elif known[0] != digest:
@@ -48,6 +50,12 @@ class Replies:
         else:
             task = known[1]
         return await asyncio.shield(task)
+
+    def _forget_refusal(self, key: str, task: "asyncio.Task[Any]") -> None:
+        error = None if task.cancelled() else task.exception()
+        known = self._known.get(key)
+        if isinstance(error, Problem) and error.outcome is Outcome.NOT_EXECUTED and known and known[1] is task:
+            del self._known[key]
 
 
 async def _as_coroutine(work: Callable[[], Awaitable[T]]) -> T:
