@@ -10,11 +10,22 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
+from rich.console import Console
 
 from plasmacloud.base.process import free_ports
+from plasmacloud.lab import runner
+from plasmacloud.lab.election.rig import ElectionRig
+from plasmacloud.lab.live import PlainDisplay
+from plasmacloud.lab.plan import FULL, Plan
+from plasmacloud.lab.planning import Request, make_plans
+from plasmacloud.lab.recorder import Recorder
+from plasmacloud.lab.runner import prepare_directory, run_plans
+from plasmacloud.lab.suites import SUITES
 from plasmacloud.lab.val13 import names
 from plasmacloud.lab.val13.suite import Val13
+from plasmacloud.verify.checks import Verdict
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -195,3 +206,56 @@ def test_a_directory_without_postgresql_is_refused(tmp_path: Path) -> None:
     assert ran.returncode == 6
     assert "has no initdb" in ran.stderr
     assert "plasmacloud[postgres]" in ran.stderr
+
+
+class Apart(Val13):
+    """Each server leads an election of its own: two leaders, and no failover."""
+
+    def rig(self, plan: Plan, data: Path, recorder: Recorder) -> ElectionRig:
+        rig = super().rig(plan, data, recorder)
+        rig.servers[names.NODE2].process.argv += ["--election", "another"]
+        return rig
+
+
+def test_servers_that_do_not_contend_are_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SUITES, "val13", Apart())
+    monkeypatch.setattr(runner, "configure_logging", lambda *_: None)  # this process is not the lab's own
+    request = Request(
+        scenarios=("val13",),
+        targets=(),
+        preset=FULL,
+        trials=None,
+        seed=1,
+        nodes=3,
+        clients=None,
+        rate_per_s=800,
+        op_timeout_ms=250,
+        thresholds={},
+        port_base=two_ports(),
+    )
+    plans, _ = make_plans(request)
+    plans = [msgspec.structs.replace(plan, recovery_deadline_s=3.0) for plan in plans]
+    out = tmp_path / "evidence"
+    prepare_directory(out)
+    report = run_plans(plans, out, 1, PlainDisplay(Console(quiet=True))).report
+    (result,) = report.results
+    verdicts = {check.name.split()[0]: check.verdict for check in result.checks}
+    assert report.verdict is result.verdict is Verdict.FAIL
+    assert verdicts["VAL13-01"] is Verdict.FAIL
+    assert verdicts["one-leader-per-epoch"] is Verdict.FAIL
+    assert verdicts["VAL13-03"] is Verdict.INCONCLUSIVE
+    assert mentioning(str(out)) == []
+
+
+def test_a_failover_that_is_too_slow_fails_the_run(tmp_path: Path) -> None:
+    out = tmp_path / "evidence"
+    limit = "val13.failover_max_ms=1"
+    command = [*LAB, "run", "val13", "--port-base", str(two_ports()), "--threshold", limit, "--out", str(out)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    own = json.loads((out / "val13" / "val13-report.json").read_text())
+    assert own["verdict"] == "FAIL"
+    assert own["gate_c"]["passed"] is False
+    failed = [check["id"] for check in own["checks"] if check["verdict"] != "PASS"]
+    assert failed == ["VAL13-03", "VAL13-08", "VAL13-09"]
+    assert "VAL13-03, VAL13-09 failed" in own["reason"]
