@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from plasmacloud.election.errors import (
     AccessDenied,
     ElectionError,
+    ElectionRefused,
     ElectionUnavailable,
     MissingDatabase,
     MissingPrivileges,
@@ -54,6 +55,11 @@ MEANINGS: dict[str, Meaning] = {
 def pooler_in_the_way(what: str) -> PoolerInTheWay:
     """The error for evidence that sessions are shared."""
     return PoolerInTheWay(f"a connection pooler is in the way: {what}", hint=_POOLER_HINT)
+
+
+def unreadable_url(where: str, error: Exception) -> ElectionRefused:
+    """The error for a URL, or a file that it names, of which no connection can be made."""
+    return ElectionRefused(f"{where}: {error}", hint="write postgres://user@host:5432/database")
 
 
 def diagnose(error: BaseException, where: str) -> ElectionError:

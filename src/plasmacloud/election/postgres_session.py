@@ -21,7 +21,7 @@ from plasmacloud.election.epochs import channel, close_epoch, look, raise_epoch
 from plasmacloud.election.errors import ElectionError, ElectionUnavailable, ServerTooOld
 from plasmacloud.election.leadership import Epoch
 from plasmacloud.election.lock_key import lock_key
-from plasmacloud.election.postgres_errors import describe_url, diagnose, pooler_in_the_way
+from plasmacloud.election.postgres_errors import describe_url, diagnose, pooler_in_the_way, unreadable_url
 from plasmacloud.election.schema import ensure_schema
 from plasmacloud.election.timers import Timers
 
@@ -182,18 +182,21 @@ class PostgresSession:
         import asyncpg
 
         place = self._place
-        connection = await asyncpg.connect(
-            place.url,
-            timeout=place.timers.connect_timeout,
-            target_session_attrs="primary",
-            server_settings={"application_name": f"election {what} {place.election} {place.node_id}"[:63]},
-        )
         try:
-            version = connection.get_server_version()
-            if version.major < OLDEST_MAJOR:
+            connection = await asyncpg.connect(
+                place.url,
+                timeout=place.timers.connect_timeout,
+                target_session_attrs="primary",
+                server_settings={"application_name": f"election {what} {place.election} {place.node_id}"[:63]},
+            )
+        except ValueError as error:  # asyncpg's own complaints about the URL are such errors, too
+            raise unreadable_url(place.name, error) from error
+        try:
+            if connection.get_server_version().major < OLDEST_MAJOR:
+                version = connection.get_settings().server_version
                 raise ServerTooOld(
-                    f"{place.name} is PostgreSQL {version.major}.{version.minor}; an election needs {OLDEST_MAJOR} or "
-                    "later, which ends the session of a frozen leader",
+                    f"{place.name} is PostgreSQL {version}; an election needs {OLDEST_MAJOR} or later, "
+                    "which ends the session of a frozen leader",
                     hint="upgrade the server, or hold the election in etcd",
                 )
             mark = secrets.token_hex(8)
