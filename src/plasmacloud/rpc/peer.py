@@ -18,6 +18,7 @@ import random
 import secrets
 import socket
 import ssl
+import time
 from collections.abc import Callable
 
 from plasmacloud.base.errors import ConfigError
@@ -66,7 +67,8 @@ class PeerTransport:
     ``judge`` is asked about the other side of every connection, see `peer_door.Judge`. ``on_refused(member, refusal)``:
     that member says, with one of the `FINAL` codes, that *we* are the problem. Peers set before `start` are waited for
     (at most ``settle_s``): until each has given its verdict or is out of reach, no frame passes. Without ``birth`` and
-    ``incarnation`` they are drawn at random, which suits tests.
+    ``incarnation`` they are drawn at random, which suits tests. ``rng`` spreads the attempts to dial, ``clock_ns``
+    stamps the pings, to measure round trips: the clock of a loop may only tick in milliseconds.
     """
 
     def __init__(
@@ -87,6 +89,8 @@ class PeerTransport:
         judge: Judge | None = None,
         on_refused: Callable[[int, Refusal], None] | None = None,
         options: PeerOptions | None = None,
+        rng: random.Random | None = None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
         server_tls: ssl.SSLContext | None = None,
         client_tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -116,7 +120,8 @@ class PeerTransport:
         self._logged = OncePerReason()
         self._door = Door(self._identity, judge, self._logged, self._opened)
         self._takeovers = Takeovers()
-        self._random = random.Random()
+        self._random = rng or random.Random()
+        self._clock_ns = clock_ns
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -306,7 +311,14 @@ class PeerTransport:
     async def _dial(self, peer: _Peer) -> OutgoingLink:
         """One connection, from dialling to its end."""
         assert self._loop is not None
-        link = OutgoingLink(self, self._loop, self._identity, peer.member_id, self.options.send_buffer_bytes)
+        link = OutgoingLink(
+            self,
+            self._loop,
+            self._identity,
+            peer.member_id,
+            self.options.send_buffer_bytes,
+            clock_ns=self._clock_ns,
+        )
         peer.dialling = link
         try:
             async with asyncio.timeout(self.options.connect_timeout_s):
