@@ -13,7 +13,13 @@ from plasmacloud.lab.judge import Judgement
 from plasmacloud.verify.checks import Verdict
 from plasmacloud.verify.statistics import max_coverage, summarize
 
-STYLES = {Verdict.PASS: "green", Verdict.INCONCLUSIVE: "yellow", Verdict.VOID: "magenta", Verdict.FAIL: "red"}
+STYLES = {
+    Verdict.PASS: "green",
+    Verdict.PARTIAL: "yellow",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.VOID: "magenta",
+    Verdict.FAIL: "red",
+}
 _METRICS = (
     ("rto_ms", "outage (RTO)"),
     ("detect_ms", "  noticed"),
