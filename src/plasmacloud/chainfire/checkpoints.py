@@ -14,15 +14,11 @@ from plasmacloud.base.errors import StorageError
 from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire.replica import Replica
 from plasmacloud.raft.membership import ConfState
-from plasmacloud.storage.state import StateStore
+from plasmacloud.storage.record_store import RecordStore
 from plasmacloud.storage.wal import Wal
 from plasmacloud.storage.wal_errors import DiskFull
 
 _POLL_S = 0.1
-_UNSAVED_BYTES = 64 << 20  # gathered state beyond this does not wait for the interval
-_KEEP_ENTRIES = 10_000  # kept in the log behind what every member has, for one that was only just restarted
-_MAX_ENTRIES = 200_000  # kept at most for a member that lacks them; then it gets a snapshot instead
-_MAX_BYTES = 512 << 20  # and the log is no larger than this, roughly
 _RETRY_S = 5.0
 _COMPACTION_SLICE = 2_000  # keys
 _COMPACTION_SLICES = 50  # at most, between two looks at the clock
@@ -44,7 +40,7 @@ class Checkpointer:
     def __init__(
         self,
         replica: Replica,
-        store: StateStore,
+        store: RecordStore,
         wal: Wal,
         *,
         interval_s: float,
@@ -59,6 +55,7 @@ class Checkpointer:
         machine = replica.machine
         self._saved = _Saved(machine.applied_index, machine.applied_term, machine.cluster.conf)
         self._running = asyncio.Lock()
+        self._tuning = replica.config.tuning
 
     async def run(self) -> None:
         """Save when it is time, and do the housekeeping that goes with it."""
@@ -66,7 +63,7 @@ class Checkpointer:
         while True:
             await asyncio.sleep(_POLL_S)
             await self._compact_store()
-            if self._loop.time() < due and self._replica.machine.unsaved_bytes < _UNSAVED_BYTES:
+            if self._loop.time() < due and self._replica.machine.unsaved_bytes < self._tuning.unsaved_bytes:
                 continue
             due = self._loop.time() + self._interval_s
             self._replica.share_floor()
@@ -103,15 +100,15 @@ class Checkpointer:
         Those that some member lacks are kept, up to a limit in number and in bytes; so are those behind a snapshot that
         is under way. A member that lacks more than that gets a snapshot.
         """
-        wal, saved = self._wal, self._saved
-        target = min(self._replica.floor, saved.index) - _KEEP_ENTRIES
+        wal, saved, tuning = self._wal, self._saved, self._tuning
+        target = min(self._replica.floor, saved.index) - tuning.keep_entries
         if self._replica.snapshots is not None and self._replica.snapshots.floor is not None:
             target = min(target, self._replica.snapshots.floor)
-        target = max(target, saved.index - _MAX_ENTRIES)
-        if wal.size_bytes() > _MAX_BYTES:
-            target = max(target, saved.index - _KEEP_ENTRIES, self._middle())
-        if target - wal.first_index() >= _KEEP_ENTRIES // 2 or (
-            wal.size_bytes() > _MAX_BYTES and target > wal.first_index()
+        target = max(target, saved.index - tuning.max_entries)
+        if wal.size_bytes() > tuning.max_log_bytes:
+            target = max(target, saved.index - tuning.keep_entries, self._middle())
+        if target - wal.first_index() >= tuning.keep_entries // 2 or (
+            wal.size_bytes() > tuning.max_log_bytes and target > wal.first_index()
         ):
             wal.mark(saved.index, saved.term, saved.conf.encode(), keep=saved.index - target)
 

@@ -47,9 +47,9 @@ from plasmacloud.raft.codec import decode_message, encode_message
 from plasmacloud.raft.errors import NotLeader, ProposalRefused
 from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.raft import Raft, Ready
-from plasmacloud.rpc.peer import PeerTransport
 from plasmacloud.rpc.peer_wire import Refusal, RefusalCode
 from plasmacloud.rpc.status import StatusCode
+from plasmacloud.rpc.transport import TransportFactory
 from plasmacloud.storage.entry import Entry, EntryKind
 from plasmacloud.storage.wal import Wal
 
@@ -61,8 +61,6 @@ _CHANGE = b"\x03"  # a batch of one membership command for the leader
 _SNAPSHOT = b"\x04"  # a frame of a snapshot transfer
 
 _INDEX = struct.Struct("<Q")
-_BATCH_BYTES = 1 << 20  # a batch of commands is closed beyond this size
-_ENTRY_BYTES = 4 << 20  # so is an entry of several batches
 _APPLY_BUDGET_S = 0.005  # applying yields to heartbeats after this long
 _READ_RETRY_S = 0.15
 _PATIENCE_S = 0.9  # without a leader, requests wait for this long (or three election timeouts) before they are refused
@@ -83,6 +81,7 @@ class Replica:
         wal: Wal,
         machine: StateMachine,
         raft: Raft,
+        transport: TransportFactory,
         on_leader_change: Callable[[int, int], None],
         on_fatal: Callable[[Exception], None],
     ) -> None:
@@ -96,7 +95,7 @@ class Replica:
         self._on_leader_change = on_leader_change
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
-        self.transport = PeerTransport(
+        self.transport = transport(
             cluster_id=config.cluster.cluster_id,
             member_id=self.member_id,
             name=config.member.name,
@@ -110,7 +109,7 @@ class Replica:
             on_lost=self._on_peer_lost,
             on_connected=self._on_peer_connected,
         )
-        self._writes = self._lane(self.member_id, data.incarnation, batch_bytes=_BATCH_BYTES)
+        self._writes = self._lane(self.member_id, data.incarnation, batch_bytes=config.tuning.batch_bytes)
         self._changes = self._lane(change_origin(self.member_id), data.incarnation, batch_bytes=0)
         self._lanes = (self._writes, self._changes)
         self._reads: ReadQueue[ReadWaiter] = ReadQueue(first_context=data.incarnation)
@@ -468,7 +467,7 @@ class Replica:
         size = 0
         try:
             for batch in batches:
-                if data and size + len(batch) > _ENTRY_BYTES:
+                if data and size + len(batch) > self.config.tuning.entry_bytes:
                     self.raft.propose(b"".join(data))
                     data, size = [], 0
                 data.append(batch)

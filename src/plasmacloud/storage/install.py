@@ -30,7 +30,7 @@ from plasmacloud.storage.record_store import RecordStores
 from plasmacloud.storage.small_files import read_file, write_file
 from plasmacloud.storage.snapshot import DamagedSnapshot, SnapshotInfo, read_info, restore_state
 from plasmacloud.storage.state import StateStore
-from plasmacloud.storage.wal import Wal
+from plasmacloud.storage.wal import DEFAULT_SEGMENT_BYTES, Wal
 from plasmacloud.storage.wal_errors import write_error
 from plasmacloud.storage.wal_format import Identity, LogMark
 
@@ -185,7 +185,12 @@ def pending_install(data_dir: Path, *, disk: Disk | None = None) -> Pending | No
 
 
 def finish_pending(
-    data_dir: Path, *, wal: Wal | None = None, change_owner: bool = False, disk: Disk | None = None
+    data_dir: Path,
+    *,
+    wal: Wal | None = None,
+    change_owner: bool = False,
+    disk: Disk | None = None,
+    segment_bytes: int = DEFAULT_SEGMENT_BYTES,
 ) -> Pending | None:
     """Carry out what was decided, and remove what was never decided. Call it at every start, before anything is opened.
 
@@ -209,7 +214,7 @@ def finish_pending(
         )
     try:
         if pending is not None and pending.log is not None:
-            _move_log(data_dir, pending.log, wal, disk)
+            _move_log(data_dir, pending.log, wal, disk, segment_bytes)
         lock = disk.lock_directory(data_dir / LOG) if wal is None and LOG in names else None
         try:
             if pending is not None:
@@ -247,14 +252,15 @@ def free_aside(data_dir: Path, names: tuple[str, ...], *, disk: Disk | None = No
     return {name: f"{name}.before-{number}" for name in names}
 
 
-def _move_log(data_dir: Path, move: LogMove, wal: Wal | None, disk: Disk) -> None:
+def _move_log(data_dir: Path, move: LogMove, wal: Wal | None, disk: Disk, segment_bytes: int) -> None:
     """Make the log begin at the snapshot: the term and the vote stay."""
     mark = LogMark(move.index, move.term, move.conf)
     if wal is not None:
         if wal.durable_mark < mark.index:
             raise BadInstall(f"the log in {wal.path} is at mark {wal.durable_mark}, the snapshot at {mark.index}")
         return
-    log = Wal.open(data_dir / LOG, identity=Identity(move.cluster_id, move.member_id), disk=disk)
+    identity = Identity(move.cluster_id, move.member_id)
+    log = Wal.open(data_dir / LOG, identity=identity, disk=disk, segment_bytes=segment_bytes)
     try:
         if log.log_mark.index > mark.index:
             raise BadInstall(
