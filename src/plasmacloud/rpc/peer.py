@@ -127,7 +127,7 @@ class PeerTransport:
         self._ticker: asyncio.TimerHandle | None = None
         self._settler: asyncio.TimerHandle | None = None
         self._ticked_at = 0.0
-        self._dials: set[asyncio.Task[None]] = set()
+        self._dials: dict[asyncio.Task[None], None] = {}  # oldest first
         self._all_closed: asyncio.Event | None = None
 
     # Life
@@ -273,11 +273,11 @@ class PeerTransport:
     def _start_dialling(self, peer: _Peer) -> None:
         assert self._loop is not None
         peer.task = self._loop.create_task(self._dial_forever(peer), name=f"dial-{peer.member_id:x}")
-        self._dials.add(peer.task)
+        self._dials[peer.task] = None
         peer.task.add_done_callback(self._dial_ended)
 
     def _dial_ended(self, task: asyncio.Task[None]) -> None:
-        self._dials.discard(task)
+        self._dials.pop(task, None)
         if not task.cancelled():
             task.result()  # a dial never returns: an error nobody foresaw goes to the loop's exception handler
 
