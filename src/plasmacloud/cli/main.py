@@ -54,6 +54,7 @@ class PlasmaGroup(LazyGroup):
         "kv": Lazy("plasmacloud.cli.kv:kv", "Read and write keys."),
         "chainfire": Lazy("plasmacloud.cli.chainfire:chainfire", "Run and look after the key-value store."),
         "lab": Lazy("plasmacloud.cli.lab:lab", "Prove high availability: break clusters and measure."),
+        "sim": Lazy("plasmacloud.cli.sim:sim", "Run simulated clusters and look for broken promises."),
         "completion": Lazy("plasmacloud.cli.about:completion", "Print a shell completion script."),
         "version": Lazy("plasmacloud.cli.about:version", "Print the version."),
     },

@@ -159,7 +159,8 @@ class Cluster:
 
     def can_spare(self, node: Node) -> bool:
         """Whether the data of one more machine may be lost: a majority of intact voters is left in every case."""
-        lost = {other.member_id for other in self.nodes.values() if other.name in self.ruined} | {node.member_id}
+        lost = {other.member_id for other in self.nodes.values() if other.damaged or other.name in self.ruined}
+        lost.add(node.member_id)
         return all(2 * len(voters - lost) > len(voters) for voters in self.observer.electorates())
 
     # What happens
@@ -233,10 +234,20 @@ class Operator:
         """It shall leave."""
         self._leaving.add(node.name)
 
+    def forget_wishes(self) -> None:
+        """From now on only what was lost is replaced."""
+        self._wanted = 0
+        self._leaving.clear()
+
     @property
     def idle(self) -> bool:
         """Whether everything is as it should be."""
         return not (self._wanted or self._leaving or self._joining or self._to_replace())
+
+    def describe(self) -> str:
+        """What is still to be done."""
+        lost = [node.name for node in self._to_replace()]
+        return f"wanted {self._wanted}, leaving {sorted(self._leaving)}, joining {self._joining}, lost {lost}"
 
     def _to_replace(self) -> list[Node]:
         cluster = self._cluster
@@ -252,17 +263,19 @@ class Operator:
         leader = cluster.leader()
         if not self.active or self._busy or leader is None or leader.paused or leader.member is None:
             return
-        if leader.member.raft.conf.joint or leader.member.raft.conf.learners:
-            self._find_place(leader)
-            return
         self._find_place(leader)
-        if self._joining is not None:
-            self._ask(leader, CommandKind.MEMBER_ADD, AddMember((Address(self._joining, _PEER_PORT),), self._joining))
-            return
+        conf = leader.member.raft.conf
         lost = self._to_replace()
+        if conf.joint:
+            return
         if lost:
-            self._wanted += 1
+            if lost[0].member_id in conf.voters:
+                self._wanted += 1
             self._remove(leader, lost[0])
+        elif conf.learners:
+            return  # one after the other
+        elif self._joining is not None:
+            self._ask(leader, CommandKind.MEMBER_ADD, AddMember((Address(self._joining, _PEER_PORT),), self._joining))
         elif self._wanted:
             self._wanted -= 1
             self._machines += 1
@@ -270,8 +283,7 @@ class Operator:
         elif self._leaving:
             node = cluster.nodes[min(self._leaving)]
             self._leaving.discard(node.name)
-            voters = cluster.observer.latest_conf.voters
-            if node.member_id in voters and len(voters) > 1 and cluster.can_spare(node):
+            if node.member_id in conf.voters and len(conf.voters) > 1 and cluster.can_spare(node):
                 self._remove(leader, node)
 
     def _remove(self, leader: Node, node: Node) -> None:

@@ -26,6 +26,7 @@ class Recovery:
         """Demand progress of a majority, then of all."""
         cluster = self._cluster
         cluster.operator.active = False
+        cluster.operator.forget_wishes()
         core = self._choose_core()
         self._break_rest(core)
         self._heal(core)
@@ -84,7 +85,7 @@ class Recovery:
         answered = self._workload.answered
         while world.now_ns < end_ns and cluster.violation is None:
             world.run(world.now_ns + round(_SLICE_S * NS_PER_S))
-            members = self._members() if core is None else core
+            members = self._members() if core is None else self._members_of(core)
             leader = cluster.leader()
             if goal is None and leader is not None and self._workload.answered > answered + 3:
                 goal = cluster.observer.commit
@@ -92,20 +93,22 @@ class Recovery:
             if goal is not None and quiet and all(_has_applied(node, goal) for node in members):
                 return
         if cluster.violation is None:
-            members = self._members() if core is None else core
             cluster.fail(
                 Violation(
                     rule,
                     f"not within {self._patience_s:.0f} s: goal {goal}, "
-                    f"{self._workload.answered - answered} answers, "
-                    + "; ".join(_describe(node) for node in members),
+                    f"{self._workload.answered - answered} answers, operator: {cluster.operator.describe()}; "
+                    + "; ".join(_describe(node) for node in core or self._members()),
                 )
             )
 
     def _members(self) -> list[Node]:
         """Everybody who belongs to the cluster and whose data was not lost."""
+        return self._members_of(self._cluster.intact())
+
+    def _members_of(self, nodes: list[Node]) -> list[Node]:
         observer = self._cluster.observer
-        return [node for node in self._cluster.intact() if observer.belongs(node.member_id)]
+        return [node for node in nodes if observer.belongs(node.member_id)]
 
     def _settle(self) -> None:
         """Without clients everybody must end with the same state."""

@@ -111,8 +111,9 @@ class Observer:
         return member_id in self.latest_conf.all_members()
 
     def electorates(self) -> list[frozenset[int]]:
-        """The sets of voters of which some member still asks a majority."""
-        confs = [self.latest_conf, *(seen.conf for seen in self._seen.values() if seen.conf is not None)]
+        """The sets of voters of which some member, as far as it knows, needs a majority."""
+        members = self.latest_conf.all_members()
+        confs = [self.latest_conf, *(seen.conf for member, seen in self._seen.items() if member in members and seen.conf)]
         found = {voters for conf in confs for voters in (conf.voters, conf.outgoing) if voters}
         return sorted(found, key=sorted)
 
