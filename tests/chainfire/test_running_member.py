@@ -15,7 +15,7 @@ from plasmacloud.chainfire.commands import CommandKind
 from plasmacloud.chainfire.config import ServerConfig, make_config
 from plasmacloud.chainfire.environment import Environment
 from plasmacloud.chainfire.members import ClusterIdentity
-from plasmacloud.chainfire.running_member import Doors, Lives, RunningMember
+from plasmacloud.chainfire.running_member import Doors, Lives, ReplicaFailed, RunningMember
 from plasmacloud.chainfire.snapshot_flow import Received
 from plasmacloud.rpc.peer_options import PeerState
 from plasmacloud.rpc.proto import rpc_pb2
@@ -249,6 +249,20 @@ def test_a_start_that_fails_lets_go_of_everything(tmp_path: Path) -> None:
             await failed.run(asyncio.Event())
         assert failed.member is None
         member, _ = await started(settings(tmp_path / "n1"), environment())
+        await member.close()
+
+    run(main)
+
+
+def test_a_member_stops_when_one_of_its_tasks_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        def fail() -> None:
+            raise ValueError("nobody foresaw this")
+
+        member, _ = await started(settings(tmp_path / "n1"), environment())
+        monkeypatch.setattr(member.replica.care, "look_after_members", fail)
+        with pytest.raises(ReplicaFailed, match="nobody foresaw this"):
+            await member.run(asyncio.Event())
         await member.close()
 
     run(main)

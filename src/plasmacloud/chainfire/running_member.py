@@ -98,6 +98,7 @@ class RunningMember:
         self._make_doors = doors
         self._loop = asyncio.get_running_loop()
         self.fatal: asyncio.Future[None] = self._loop.create_future()  # never has a result, but perhaps an error
+        self.fatal.add_done_callback(asyncio.Future.exception)  # `run` raises it, if it still runs; the log has it
         self._received: asyncio.Future[Received] = self._loop.create_future()
         self._led = asyncio.Event()
         self._closers = contextlib.AsyncExitStack()
@@ -169,7 +170,14 @@ class RunningMember:
         self._start_task(self.checkpointer.run())
 
     def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
-        self._closers.push_async_callback(_end, self._loop.create_task(work))
+        task = self._loop.create_task(work)
+        task.add_done_callback(self._task_ended)
+        self._closers.push_async_callback(_end, task)
+
+    def _task_ended(self, task: "asyncio.Task[None]") -> None:
+        """A member without one of its tasks is not a member: nothing would be saved, or nobody looked after."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_fatal(error if isinstance(error, Exception) else ReplicaFailed(repr(error)))
 
     def _finish_installation(self, received: Received | None, path: Path) -> None:
         """Put a received snapshot in the place of the state, and finish what a crash may have interrupted."""
