@@ -145,9 +145,12 @@ def _connect(address: str) -> ClusterClient:
 
 def _be_quiet() -> None:
     """Simulated members have nothing to say to the operator of the simulator; and an interrupt is the parent's."""
+    import gc
     import signal
 
     from plasmacloud.base.logging import silence_logging
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     silence_logging()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)  # a run leaves few cycles behind

@@ -5,6 +5,7 @@ same time happen in the order in which they were scheduled, so a run is a functi
 world (a fault, a client) or to a process of the cluster, whose `plasmacloud.sim.loop.SimLoop` then carries it out.
 """
 
+from asyncio import events
 from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ class World:
         self.steps = 0
         self.turns = 0
         self.stopped = False
+        self.running: SimLoop | None = None  # whose turn it was last: Python's running loop
         self._heap: list[Event] = []
         self._sequence = 0
 
@@ -50,8 +52,17 @@ class World:
 
     def run(self, until_ns: int) -> None:
         """Let everything happen that is due up to then, unless somebody calls `stop`; then it is ``until_ns``."""
-        heap = self._heap
         self.stopped = False
+        try:
+            self._run(until_ns)
+        finally:
+            self.running = None
+            events._set_running_loop(None)
+        if not self.stopped:
+            self.now_ns = max(self.now_ns, until_ns)
+
+    def _run(self, until_ns: int) -> None:
+        heap = self._heap
         steps = turns = 0
         while heap and heap[0][0] <= until_ns:
             time_ns, _, loop, call, args = heappop(heap)
@@ -74,7 +85,5 @@ class World:
                 loop.miss(call, args)
             if self.stopped:
                 break
-        else:
-            self.now_ns = max(self.now_ns, until_ns)
         self.steps += steps
         self.turns += turns

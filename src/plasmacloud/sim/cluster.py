@@ -25,6 +25,7 @@ from plasmacloud.chainfire.place import take_place
 from plasmacloud.chainfire.running_member import ReplicaFailed, RunningMember
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.sim.clock import NS_PER_S, World
+from plasmacloud.sim.loop import SimLoop
 from plasmacloud.sim.network import Network
 from plasmacloud.sim.node import Machinery, Node
 from plasmacloud.sim.observer import Observer, Violation
@@ -142,7 +143,7 @@ class Cluster:
 
     def alive(self) -> list[Node]:
         """Machines with a process that takes requests, be it paused."""
-        return [node for node in self.nodes.values() if node.member is not None and node.serving]
+        return [node for node in self.nodes.values() if node.member is not None]
 
     def leader(self) -> Node | None:
         """The running member that leads the latest term."""
@@ -165,20 +166,18 @@ class Cluster:
 
     # What happens
 
-    def _observe(self, node: Node) -> None:
-        member = node.member
-        life = node.life
-        if life is not None and life.loop.errors:
-            context = life.loop.errors.pop(0)
+    def _observe(self, node: Node, loop: SimLoop, member: RunningMember | None) -> None:
+        """Behind every turn of a process. ``member`` is None until it has opened its data."""
+        if loop.errors:
+            context = loop.errors.pop(0)
             error = context.get("exception")
             if not isinstance(error, StorageError):
                 self.fail(Violation("no defect", f"{node.name}: {context.get('message')}: {error!r}"), error)
-        if member is None or not node.serving or self.violation is not None:
-            return
-        try:
-            self.observer.look(member)
-        except Violation as violation:
-            self.fail(violation)
+        if member is not None and self.violation is None:
+            try:
+                self.observer.look(member)
+            except Violation as violation:
+                self.fail(violation)
 
     def fail(self, violation: Violation, cause: object = None) -> None:
         """A rule was broken: the run is over."""

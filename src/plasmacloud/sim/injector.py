@@ -119,7 +119,7 @@ class Injector:
 
     def _restart(self, fault: Fault) -> None:
         node = self._victim(fault)
-        if node.serving and not node.paused:
+        if node.member is not None and not node.paused:
             self._happened(fault, node.name)
             node.leave()
 

@@ -117,7 +117,7 @@ class Recovery:
         end_ns = world.now_ns + round(self._patience_s * NS_PER_S)
         while world.now_ns < end_ns and cluster.violation is None:
             world.run(world.now_ns + NS_PER_S)
-            nodes = [node for node in self._members() if node.serving]
+            nodes = [node for node in self._members() if node.member is not None]
             applied = {node.member.machine.applied_index for node in nodes if node.member is not None}
             if len(applied) == 1:
                 for node in nodes:
@@ -132,11 +132,11 @@ class Recovery:
 
 
 def _has_applied(node: Node, index: int) -> bool:
-    return node.member is not None and node.serving and node.member.machine.applied_index >= index
+    return node.member is not None and node.member.machine.applied_index >= index
 
 
 def _describe(node: Node) -> str:
-    if node.member is None or not node.serving:
+    if node.member is None:
         return f"{node.name} does not run ({node.exit})"
     raft = node.member.raft
     return (

@@ -91,7 +91,9 @@ class SimLoop(asyncio.AbstractEventLoop):
     def turn(self) -> None:
         """Run what is ready, and what that makes ready, until nothing is."""
         ready = self.ready
-        events._set_running_loop(self)
+        if self.world.running is not self:
+            self.world.running = self
+            events._set_running_loop(self)
         try:
             while ready:
                 call, args = ready.popleft()
@@ -99,8 +101,6 @@ class SimLoop(asyncio.AbstractEventLoop):
         except Exception as error:  # noqa: BLE001 - as asyncio does: one callback fails, the others go on
             self.errors.append({"message": "exception in a callback", "exception": error})
             self.world.at(self.world.now_ns, self, _nothing)
-        finally:
-            events._set_running_loop(None)
         self._on_turn()
 
     def enter(self, call: Callable[..., object], *args: Any) -> None:
@@ -133,12 +133,13 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.awake, self.dead = False, True
         self.ready.clear()
         self._missed.clear()
+        running = events._get_running_loop()
         events._set_running_loop(self)
         try:
             for task in self._tasks:
                 _bury(task)
         finally:
-            events._set_running_loop(None)
+            events._set_running_loop(running)
         self._tasks.clear()
 
     # Time

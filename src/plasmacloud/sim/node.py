@@ -34,7 +34,7 @@ class Machinery(msgspec.Struct, frozen=True):
     disk_options: DiskOptions
     transport: Callable[..., Any]  # takes rng and clock_ns besides what a `TransportFactory` takes
     member_class: "type[RunningMember]"
-    observe: "Callable[[Node], None]"  # behind every turn of a running member
+    observe: "Callable[[Node, SimLoop, RunningMember | None], None]"  # behind every turn of a process
     ended: "Callable[[Node, BaseException | None], None]"  # a process ended by itself
 
 
@@ -89,15 +89,21 @@ class Life:
         self.stop = asyncio.Event()
         self.task = self.loop.create_task(self.lives.run(self.stop), name="lives")
 
+    def opened(self) -> "RunningMember | None":
+        """The member, when it has opened its data, so that there is something to look at and to ask."""
+        member = self.lives.member
+        return member if member is not None and "snapshots" in member.__dict__ else None
+
     def _on_turn(self) -> None:
-        if self.loop.dead:
+        loop, node = self.loop, self.node
+        if loop.dead:
             return
-        self.node.machinery.observe(self.node)
-        if self.task is not None and self.task.done() and not self._reported:
+        node.machinery.observe(node, loop, self.opened())
+        task = self.task
+        if task is not None and task.done() and not self._reported:
             self._reported = True
-            error = self.task.exception()
-            world = self.node.machinery.world
-            world.at(world.now_ns, None, self.node.process_ended, self, error)
+            world = node.machinery.world
+            world.at(world.now_ns, None, node.process_ended, self, task.exception())
 
 
 class Node:
@@ -136,14 +142,8 @@ class Node:
 
     @property
     def member(self) -> "RunningMember | None":
-        """The member in the process, when there is one that has opened its data."""
-        return None if self.life is None else self.life.lives.member
-
-    @property
-    def serving(self) -> bool:
-        """Whether the member has opened its data, so that there is something to look at and to ask."""
-        member = self.member
-        return member is not None and "snapshots" in member.__dict__
+        """The member that runs on it, if there is one that has opened its data."""
+        return None if self.life is None else self.life.opened()
 
     def wall_ns(self) -> int:
         """The wall clock of the machine."""

@@ -58,6 +58,10 @@ class WorkloadOptions(msgspec.Struct, frozen=True, kw_only=True):
     value_bytes: int = 64
 
 
+SMALL = Tuning(segment_bytes=64 << 10, window_bytes=64 << 10, keep_entries=200, max_entries=2000)
+"""Sizes for a run of a minute."""
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Times in seconds. ``mean_gap_s``: between two faults of a kind; kinds without one do not happen."""
 
@@ -70,7 +74,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     request_timeout_s: float = 5.0
     checkpoint_interval_s: float = 1.0
     clock_drift: float = 0.0  # at most so much faster or slower than true
-    tuning: Tuning = Tuning()
+    tuning: Tuning = SMALL
     network: NetworkOptions = NetworkOptions()
     disk: DiskOptions = DiskOptions()
     peers: PeerOptions = PeerOptions()
