@@ -1,8 +1,9 @@
 """Everything a member needs from outside that is not its configuration: disk, network, wall clock, chance.
 
-A running member opens no file and no socket, reads no clock and draws no number but through this, the event loop it
-runs on, and nothing else: the loop is its monotonic clock, its timers and (``run_in_executor``) its worker threads. So
-whoever gives it another environment decides what happens to it, and the member cannot tell.
+A running member opens no file and no socket, reads no clock and draws no number but through this and the event loop it
+runs on: the loop is its monotonic clock, its timers and (``run_in_executor``) its worker threads. So whoever gives it
+another environment decides what happens to it, and the member cannot tell. (One stopwatch is its own, and nothing
+but metrics comes of it: how long the log's syncs took.)
 """
 
 import secrets
