@@ -2,8 +2,7 @@
 
 A running member opens no file and no socket, reads no clock and draws no number but through this and the event loop it
 runs on: the loop is its monotonic clock, its timers and (``run_in_executor``) its worker threads. So whoever gives it
-another environment decides what happens to it, and the member cannot tell. (One stopwatch is its own, and nothing
-but metrics comes of it: how long the log's syncs took.)
+another environment decides what happens to it, and the member cannot tell.
 """
 
 import secrets
@@ -25,7 +24,10 @@ RandBits: TypeAlias = Callable[[int], int]
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """``now_ns``: the wall clock, nanoseconds since 1970. It orders the lives of a data directory, and nothing else."""
+    """``now_ns``: the wall clock, nanoseconds since 1970. It orders the lives of a data directory, and nothing else.
+
+    ``stopwatch``: seconds of any clock that never goes back, to measure the disk with; any thread.
+    """
 
     disk: Disk
     stores: RecordStores
@@ -33,6 +35,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     transport: TransportFactory
     now_ns: Callable[[], int]
     randbits: RandBits
+    stopwatch: Callable[[], float] = time.perf_counter
 
     @staticmethod
     def production() -> "Environment":

@@ -200,6 +200,7 @@ class RunningMember:
             identity=self.identity,
             disk=environment.disk,
             workers=environment.workers,
+            stopwatch=environment.stopwatch,
             segment_bytes=tuning.segment_bytes,
             window_bytes=tuning.window_bytes,
             initial_mark=mark,

@@ -19,6 +19,7 @@ every acknowledged one.
 """
 
 import asyncio
+import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -60,6 +61,7 @@ class Wal:
         disk: Disk,
         lock: DirectoryLock,
         workers: Workers,
+        stopwatch: Callable[[], float],
         segment_bytes: int,
         window_bytes: int,
     ) -> None:
@@ -74,7 +76,7 @@ class Wal:
         self._lock = lock
         self._workers = workers
         self._pool = SegmentPool(disk, path, segment_bytes)
-        self._writer = SegmentWriter(disk, path, identity, self._pool, segment_bytes, self.metrics)
+        self._writer = SegmentWriter(disk, path, identity, self._pool, segment_bytes, self.metrics, stopwatch)
         self._reader = SegmentReader(disk, path)
         self._index = LogIndex(0, 0, window_bytes)
         self._hard_state = HardState()
@@ -96,6 +98,7 @@ class Wal:
         identity: Identity,
         disk: Disk | None = None,
         workers: Workers | None = None,
+        stopwatch: Callable[[], float] = time.perf_counter,
         segment_bytes: int = DEFAULT_SEGMENT_BYTES,
         window_bytes: int = DEFAULT_WINDOW_BYTES,
         initial_mark: LogMark | None = None,
@@ -103,8 +106,8 @@ class Wal:
         """Create the log, or recover it. Blocks; a large log takes about a second per million entries.
 
         ``initial_mark`` goes into the first header of a log that is created now: it holds the initial configuration at
-        index 0. Ignored when the log exists. Raises `DirectoryInUse`, `WrongIdentity`, `UnsupportedFormat`,
-        `CorruptLog`, `DiskFull` or `WriteFailed`.
+        index 0. Ignored when the log exists. ``stopwatch``: seconds of any clock, for the metrics; called on any thread.
+        Raises `DirectoryInUse`, `WrongIdentity`, `UnsupportedFormat`, `CorruptLog`, `DiskFull` or `WriteFailed`.
         """
         if not MIN_SEGMENT_BYTES <= segment_bytes <= MAX_SEGMENT_BYTES or segment_bytes % 512:
             raise ConfigError(f"log segments of {segment_bytes} bytes: allowed are multiples of 512, 4 KiB to 1 GiB")
@@ -114,7 +117,7 @@ class Wal:
             lock = disk.lock_directory(path)
         except OSError as error:
             raise write_error(f"opening the data directory {path}", error) from error
-        wal = cls(path, identity, disk, lock, workers or ThreadWorkers(), segment_bytes, window_bytes)
+        wal = cls(path, identity, disk, lock, workers or ThreadWorkers(), stopwatch, segment_bytes, window_bytes)
         try:
             wal._recover(disk, LogMark() if initial_mark is None else initial_mark)
         except BaseException:
