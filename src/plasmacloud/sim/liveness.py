@@ -20,6 +20,7 @@ class Recovery:
     def __init__(self, cluster: Cluster, workload: Workload) -> None:
         self._cluster = cluster
         self._workload = workload
+        self._candidates: list[Node] = []
         self._patience_s = _PATIENCE_S + _PATIENCE_TIMEOUTS * cluster.options.election_timeout_s
 
     def run(self) -> None:
@@ -27,7 +28,10 @@ class Recovery:
         cluster = self._cluster
         cluster.operator.active = False
         cluster.operator.forget_wishes()
-        core = self._choose_core()
+        self._candidates = cluster.intact()
+        cluster.rng.shuffle(self._candidates)
+        core: list[Node] = []
+        self._extend(core)
         self._break_rest(core)
         self._heal(core)
         cluster.trace.note("", f"faults stop; healed: {' '.join(node.name for node in core)}")
@@ -43,20 +47,22 @@ class Recovery:
         if cluster.violation is None:
             self._settle()
 
-    def _choose_core(self) -> list[Node]:
-        """As few intact voters as make a majority of every electorate."""
+    def _extend(self, core: list[Node]) -> list[Node]:
+        """Take in intact voters, as few as make the core a majority of every electorate. Returns the new ones.
+
+        A change of the membership that was under way may come into force behind the choice: then it takes others.
+        """
         cluster = self._cluster
-        nodes = cluster.intact()
-        cluster.rng.shuffle(nodes)
-        core: list[Node] = []
+        added: list[Node] = []
         for voters in cluster.observer.electorates():
-            for node in nodes:
+            for node in self._candidates:
                 chosen = [member for member in core if member.member_id in voters]
                 if 2 * len(chosen) > len(voters):
                     break
-                if node.member_id in voters and node not in core:
+                if node.member_id in voters and node not in core and node in cluster.intact():
                     core.append(node)
-        return core
+                    added.append(node)
+        return added
 
     def _break_rest(self, core: list[Node]) -> None:
         cluster = self._cluster
@@ -70,6 +76,7 @@ class Recovery:
     def _heal(self, nodes: list[Node]) -> None:
         cluster = self._cluster
         cluster.network.faulty = False
+        cluster.held_down -= {node.name for node in nodes}
         for node in nodes:
             node.disk.on_step = None
             node.disk.capacity_bytes = None
@@ -85,6 +92,8 @@ class Recovery:
         answered = self._workload.answered
         while world.now_ns < end_ns and cluster.violation is None:
             world.run(world.now_ns + round(_SLICE_S * NS_PER_S))
+            if core is not None:
+                self._heal(self._extend(core))
             members = self._members() if core is None else self._members_of(core)
             leader = cluster.leader()
             if goal is None and leader is not None and self._workload.answered > answered + 3:
