@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 import random
-from collections.abc import Callable, Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from plasmacloud.rpc.proto import rpc_pb2
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.storage.disk import DirectoryLock, DiskFile, OsDisk
 from plasmacloud.storage.install import prepare_state
+from plasmacloud.storage.state import StateStore
+from plasmacloud.storage.wal_errors import WriteFailed
 from plasmacloud.storage.workers import Work, Worker
 
 NOW_NS = 1_000_000
@@ -262,6 +265,76 @@ def test_a_member_stops_when_one_of_its_tasks_fails(tmp_path: Path, monkeypatch:
         member, _ = await started(settings(tmp_path / "n1"), environment())
         monkeypatch.setattr(member.replica.care, "look_after_members", fail)
         with pytest.raises(ReplicaFailed, match="nobody foresaw this"):
+            await member.run(asyncio.Event())
+        await member.close()
+
+    run(main)
+
+
+class Gated(StateStore):
+    """Its commits wait for a word, and may then fail."""
+
+    gate: threading.Event
+    begun: threading.Event
+    failure: Exception | None
+
+    def commit(self, puts: Sequence[tuple[bytes, bytes]], deletes: Sequence[bytes], meta: Mapping[str, bytes]) -> None:
+        self.begun.set()
+        assert self.gate.wait(30)
+        if self.failure is not None:
+            raise self.failure
+        super().commit(puts, deletes, meta)
+
+
+def gated() -> type[Gated]:
+    """Nothing is held up yet, but every checkpoint will be when the gate is closed."""
+
+    class Store(Gated):
+        gate = threading.Event()
+        begun = threading.Event()
+        failure = None
+
+    Store.gate.set()
+    return Store
+
+
+def test_whoever_gives_up_waiting_for_a_checkpoint_does_not_keep_others_from_theirs(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = gated()
+        config = msgspec.structs.replace(settings(tmp_path / "n1"), checkpoint_interval_s=1000.0)
+        member, porch = await started(config, msgspec.structs.replace(environment(), stores=store))
+        await porch.serving.wait()
+        await put(member, b"a")
+        store.gate.clear()
+        store.begun.clear()
+        client = asyncio.create_task(member.make_snapshot(tmp_path / "snapshot"))
+        assert await asyncio.to_thread(store.begun.wait, 30)
+        client.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await client
+        store.gate.set()
+        await put(member, b"b")
+        await member.checkpointer.save()
+        assert not member.fatal.done()
+        await member.close()
+        again, _ = await started(config, environment())
+        assert keys(again) == {b"a", b"b"}
+        await again.close()
+
+    run(main)
+
+
+def test_a_checkpoint_that_fails_is_fatal_whoever_asked_for_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = gated()
+        config = msgspec.structs.replace(settings(tmp_path / "n1"), checkpoint_interval_s=1000.0)
+        member, porch = await started(config, msgspec.structs.replace(environment(), stores=store))
+        await porch.serving.wait()
+        await put(member, b"a")
+        store.failure = WriteFailed("the disk is gone")
+        with pytest.raises(WriteFailed):
+            await member.make_snapshot(tmp_path / "snapshot")
+        with pytest.raises(WriteFailed, match="the disk is gone"):
             await member.run(asyncio.Event())
         await member.close()
 

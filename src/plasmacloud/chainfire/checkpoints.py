@@ -55,6 +55,7 @@ class Checkpointer:
         machine = replica.machine
         self._saved = _Saved(machine.applied_index, machine.applied_term, machine.cluster.conf)
         self._running = asyncio.Lock()
+        self._savings: dict[asyncio.Task[None], None] = {}
         self._tuning = replica.config.tuning
 
     async def run(self) -> None:
@@ -75,7 +76,29 @@ class Checkpointer:
                 return
 
     async def save(self) -> None:
-        """Commit everything applied so far; waits for space on a full disk. Raises `StorageError`."""
+        """Commit everything applied so far; waits for space on a full disk. Raises `StorageError`.
+
+        Who waits for it may give up: what was begun is finished, because nothing else can be saved before.
+        """
+        saving = self._loop.create_task(self._save())
+        self._savings[saving] = None
+        saving.add_done_callback(self._saved_or_not)
+        await asyncio.shield(saving)
+
+    def _saved_or_not(self, saving: "asyncio.Task[None]") -> None:
+        del self._savings[saving]
+        if not saving.cancelled() and (error := saving.exception()) is not None:
+            # Whoever asked: what could not be saved stays in memory, and the next checkpoint cannot be taken.
+            self._on_fatal(error if isinstance(error, Exception) else StorageError(repr(error)))
+
+    async def close(self) -> None:
+        """Save nothing more. A commit under way ends before the store is closed, on its own thread."""
+        savings = list(self._savings)
+        for saving in savings:
+            saving.cancel()
+        await asyncio.gather(*savings, return_exceptions=True)
+
+    async def _save(self) -> None:
         async with self._running:
             machine = self._replica.machine
             if machine.applied_index == self._saved.index:

@@ -156,6 +156,7 @@ class RunningMember:
         self.checkpointer = Checkpointer(
             self.replica, self.store, self.wal, interval_s=config.checkpoint_interval_s, on_fatal=self._on_fatal
         )
+        self._closers.push_async_callback(self.checkpointer.close)
         self.doors = self._make_doors(self)
         self._closers.push_async_callback(self.doors.close)
         self._closers.push_async_callback(self.replica.stop)

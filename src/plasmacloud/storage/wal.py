@@ -106,8 +106,8 @@ class Wal:
         """Create the log, or recover it. Blocks; a large log takes about a second per million entries.
 
         ``initial_mark`` goes into the first header of a log that is created now: it holds the initial configuration at
-        index 0. Ignored when the log exists. ``stopwatch``: seconds of any clock, for the metrics; called on any thread.
-        Raises `DirectoryInUse`, `WrongIdentity`, `UnsupportedFormat`, `CorruptLog`, `DiskFull` or `WriteFailed`.
+        index 0. Ignored when the log exists. ``stopwatch``: seconds of any clock, for the metrics; any thread. Raises
+        `DirectoryInUse`, `WrongIdentity`, `UnsupportedFormat`, `CorruptLog`, `DiskFull` or `WriteFailed`.
         """
         if not MIN_SEGMENT_BYTES <= segment_bytes <= MAX_SEGMENT_BYTES or segment_bytes % 512:
             raise ConfigError(f"log segments of {segment_bytes} bytes: allowed are multiples of 512, 4 KiB to 1 GiB")
