@@ -92,6 +92,7 @@ class SnapshotFlow:
         self._file: DiskFile | None = None
         self._receiver = Receiver(self._incoming, self._config)
         self._finishing: asyncio.Task[None] | None = None
+        self._arrived: tuple[Path, SnapshotInfo] | None = None  # complete and checked, but not prepared yet
 
     # Sending
 
@@ -233,18 +234,20 @@ class SnapshotFlow:
     async def _finish(self) -> None:
         """Everything has arrived: check it and build the state from it, beside the present one."""
         try:
-            path, info = await self._loop.run_in_executor(None, self._incoming.finish)
+            if self._arrived is None:
+                self._arrived = await self._loop.run_in_executor(None, self._incoming.finish)
+            path, info = self._arrived
             prepare = partial(
                 prepare_state, self._data_dir, path, identity=self._identity, disk=self._disk, stores=self._stores
             )
             await self._loop.run_in_executor(None, prepare)
         except DamagedSnapshot as error:
             log.warning("the snapshot did not arrive intact", error=str(error))
-            self._finishing = None
+            self._finishing = self._arrived = None
             self._answer(self._receiver.verified(str(error), self._loop.time()))
             return
         except PlasmaError as error:
-            log.error("cannot prepare the snapshot", error=str(error))
+            log.error("cannot prepare the snapshot, will be tried again", error=str(error))
             self._finishing = None
             return
         log.info("snapshot received, starting anew with it", index=info.index, size=format_size(info.size_bytes))
