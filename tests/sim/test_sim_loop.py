@@ -37,7 +37,6 @@ class Machine:
         return tasks[0]
 
 
-
 def test_sleeping_takes_virtual_time_only() -> None:
     machine = Machine()
     loop = machine.loop

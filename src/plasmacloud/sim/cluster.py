@@ -197,7 +197,9 @@ class Cluster:
                 self.retired.add(node.name)
                 return
             self.fail(Violation("no healthy member is refused", f"{node.name}: {error}"), error)
-        elif isinstance(error, ReplicaFailed) or (error is not None and not isinstance(error, StorageError | ConfigError)):
+        elif isinstance(error, ReplicaFailed) or (
+            error is not None and not isinstance(error, StorageError | ConfigError)
+        ):
             self.fail(Violation("no defect", f"{node.name}: {error}"), error)
         elif isinstance(error, CorruptLog) and not node.damaged:
             self.fail(Violation("a healthy disk is believed", f"{node.name}: {error}"), error)
@@ -344,4 +346,3 @@ class Answer(msgspec.Struct):
         if not self.done:
             self.done = True
             self.told(problem)
-

@@ -249,7 +249,9 @@ class Injector:
         if target:
             self._happened(fault, leader.name)
             loop = leader.life.loop
-            loop.enter(lambda: loop.create_task(replica.hand_over(target, 2 * self._cluster.options.election_timeout_s)))
+            loop.enter(
+                lambda: loop.create_task(replica.hand_over(target, 2 * self._cluster.options.election_timeout_s))
+            )
 
     def _join(self, fault: Fault) -> None:
         if len(self._cluster.observer.latest_conf.all_members()) < self._cluster.options.members + 2:

@@ -28,7 +28,7 @@ class Recovery:
         cluster = self._cluster
         cluster.operator.active = False
         cluster.operator.forget_wishes()
-        self._candidates = cluster.intact()
+        self._candidates = [node for node in cluster.intact() if not node.damaged]
         cluster.rng.shuffle(self._candidates)
         core: list[Node] = []
         self._extend(core)
@@ -137,7 +137,8 @@ class Recovery:
                         cluster.fail(violation)
                 return
         if cluster.violation is None:
-            cluster.fail(Violation("everybody catches up", "; ".join(_describe(node) for node in self._members())))
+            described = "; ".join(_describe(node) for node in self._members())
+            cluster.fail(Violation("everybody catches up", f"without clients: {described}"))
 
 
 def _has_applied(node: Node, index: int) -> bool:

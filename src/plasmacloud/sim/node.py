@@ -74,9 +74,12 @@ class Life:
             stores=SimStores(node.disk),
             workers=SimWorkers(self.workshop),
             transport=partial(
-                machinery.transport, rng=random.Random(node.rng.getrandbits(64)), clock_ns=lambda: machinery.world.now_ns
+                machinery.transport,
+                rng=random.Random(node.rng.getrandbits(64)),
+                clock_ns=lambda: machinery.world.now_ns,
             ),
             now_ns=node.wall_ns,
+            stopwatch=lambda: machinery.world.now_s,
             randbits=node.rng.getrandbits,
         )
         self.lives = Lives(node.config, environment, lambda _: Doors(), member_class=machinery.member_class)

@@ -113,7 +113,10 @@ class Observer:
     def electorates(self) -> list[frozenset[int]]:
         """The sets of voters of which some member, as far as it knows, needs a majority."""
         members = self.latest_conf.all_members()
-        confs = [self.latest_conf, *(seen.conf for member, seen in self._seen.items() if member in members and seen.conf)]
+        confs = [
+            self.latest_conf,
+            *(seen.conf for member, seen in self._seen.items() if member in members and seen.conf),
+        ]
         found = {voters for conf in confs for voters in (conf.voters, conf.outgoing) if voters}
         return sorted(found, key=sorted)
 
@@ -175,7 +178,7 @@ class Observer:
         if raft.role is StateRole.LEADER:
             self._check_leader(raft, seen)
         if log.commit > seen.commit:
-            self._check_committed(raft, seen.commit, log.commit)
+            self._check_committed(raft, seen, log.commit)
         applied = member.machine.applied_index
         if applied != seen.applied:
             self._check_applied(member, applied)
@@ -220,8 +223,8 @@ class Observer:
                     f"{raft.id:x} leads term {raft.term} with {len(given)} of {len(voters)} votes",
                 )
 
-    def _check_committed(self, raft: "Raft", before: int, commit: int) -> None:
-        entries = self._entries
+    def _check_committed(self, raft: "Raft", seen: Seen, commit: int) -> None:
+        entries, before = self._entries, seen.commit
         log = raft.log
         for index in range(max(before + 1, log.first_index), commit + 1):
             known = entries.get(index)
@@ -236,19 +239,29 @@ class Observer:
                 )
         if commit > self.commit:
             self.commit = commit
-            self._check_quorum(raft, commit)
+            self._check_quorum(raft, commit, seen.conf or raft.conf)
 
-    def _check_quorum(self, raft: "Raft", index: int) -> None:
-        """The first who calls an entry committed: majorities of disks hold it."""
+    def _check_quorum(self, raft: "Raft", index: int, before: ConfState) -> None:
+        """The first who calls an entry committed: majorities of disks hold it.
+
+        ``before``: the configuration as of the turn before; the present one may have come into force behind the commit.
+        """
         term = raft.log.term(index)
-        conf = raft.conf
-        for voters in (conf.voters, conf.outgoing):
-            holders = [voter for voter in voters if self._holds(voter, index, term)]
-            if voters and 2 * len(holders) <= len(voters):
-                raise Violation(
-                    "what is committed is on a majority of disks",
-                    f"{raft.id:x} commits entry {index} of term {term}, which {len(holders)} of {len(voters)} have",
-                )
+        missing = []
+        for conf in (before, raft.conf):
+            short = [
+                voters for voters in (conf.voters, conf.outgoing) if voters and not self._hold(voters, index, term)
+            ]
+            if not short:
+                return
+            missing.append(f"of {_ids(short[0])} too few")
+        raise Violation(
+            "what is committed is on a majority of disks",
+            f"{raft.id:x} commits entry {index} of term {term}, which {missing[0]} have",
+        )
+
+    def _hold(self, voters: frozenset[int], index: int, term: int) -> bool:
+        return 2 * sum(self._holds(voter, index, term) for voter in voters) > len(voters)
 
     def _holds(self, voter: int, index: int, term: int) -> bool:
         seen = self._seen.get(voter)

@@ -139,14 +139,16 @@ def draw_options(seed: int) -> Options:
 
 def _draw_tuning(rng: random.Random) -> Tuning:
     keep = rng.choice((4, 20, 100, 1000))
+    # Not both at their smallest: one entry per round trip is less than the clients ask for, and the queue never ends.
+    messages, append_bytes = rng.choice(((1, 1 << 20), (2, 512), (8, 1), (256, 1), (256, 1 << 20)))
     small = rng.random() < 0.5
     return Tuning(
         raft=RaftConfig(
             id=1,
             hint_stagger_ticks=rng.choice((1, 2, 2)),
-            max_inflight_messages=rng.choice((1, 2, 8, 256)),
+            max_inflight_messages=messages,
             max_inflight_bytes=rng.choice((1024, 16 << 20)),
-            max_append_bytes=rng.choice((1, 512, 1 << 20)),
+            max_append_bytes=append_bytes,
             max_uncommitted_bytes=rng.choice((4096, 64 << 20)),
             max_apply_bytes=rng.choice((1, 1024, 4 << 20)),
         ),

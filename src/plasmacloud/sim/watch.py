@@ -11,9 +11,7 @@ from plasmacloud.sim.observer import Observer
 
 _HEADER = struct.Struct("<BBBQQQQQ")  # frame kind, message type, flags, to, sender, term, log_term, index
 _REJECT = 1
-_HEARD = frozenset(
-    {MessageType.VOTE_RESPONSE, MessageType.APPEND_RESPONSE, MessageType.APPEND, MessageType.HEARTBEAT}
-)
+_HEARD = frozenset({MessageType.VOTE_RESPONSE, MessageType.APPEND_RESPONSE, MessageType.APPEND, MessageType.HEARTBEAT})
 
 
 class WatchedTransport(PeerTransport):

@@ -227,9 +227,7 @@ class Client:
             now_ns = workload.world.now_ns
             workload.answered += 1
             for key, output in outputs.items():
-                workload.history.append(
-                    Operation(self.number, key, self._invoke_ns, now_ns, self._inputs[key], output)
-                )
+                workload.history.append(Operation(self.number, key, self._invoke_ns, now_ns, self._inputs[key], output))
         elif problem in _NOT_EXECUTED:
             workload.trace.count("refused")
         else:
