@@ -37,6 +37,7 @@ from plasmacloud.chainfire.member_care import MemberCare
 from plasmacloud.chainfire.members import format_id
 from plasmacloud.chainfire.membership_policy import JoinProgress
 from plasmacloud.chainfire.membership_view import MembershipView, admit
+from plasmacloud.chainfire.neighbours import Neighbours, own_address
 from plasmacloud.chainfire.peer_memory import Forgotten, PeerRegister, forgotten
 from plasmacloud.chainfire.proposals import Overloaded, ProposalQueue
 from plasmacloud.chainfire.reads import ReadQueue
@@ -102,13 +103,16 @@ class Replica:
             birth=data.life.birth,
             incarnation=data.life.incarnation,
             earlier=data.life.earlier,
+            address=str(own_address(config, machine.cluster)),
             judge=peers.judge,
             on_refused=self._on_refused,
+            on_stranger=self._on_stranger,
             on_frame=self._on_frame,
             on_batch_end=self.wake,
             on_lost=self._on_peer_lost,
             on_connected=self._on_peer_connected,
         )
+        self._neighbours = Neighbours(config, self.transport)
         self._writes = self._lane(self.member_id, data.incarnation, batch_bytes=config.tuning.batch_bytes)
         self._changes = self._lane(change_origin(self.member_id), data.incarnation, batch_bytes=0)
         self._lanes = (self._writes, self._changes)
@@ -543,8 +547,7 @@ class Replica:
         self.wake()
 
     def _sync_peers(self) -> None:
-        """Dial exactly the members of the cluster."""
-        members = {member.id: member for member in self.cluster.members if member.id != self.member_id}
+        """Dial the members of the cluster, unless this one has left it."""
         if self.member_id in self.cluster.departed:
             if not self._running:
                 raise Forgotten(
@@ -555,13 +558,10 @@ class Replica:
             # into force they refuse it, and then it ends (`_on_refused`).
             log.warning("this member has been removed from the cluster")
             return
-        if not self.cluster.members:  # a new member: nobody has told it yet who belongs to the cluster
-            members = {member.id: member for member in self.config.contacts}
-        for member in members.values():
-            self.transport.set_peer(member.id, member.peer.host, member.peer.port)
-        for peer in self.transport.peers():
-            if peer.member_id not in members:
-                self.transport.remove_peer(peer.member_id)
+        self._neighbours.follow(self.cluster)
+
+    def _on_stranger(self, member_id: int, address: str) -> None:
+        self._neighbours.welcome(member_id, address, self.cluster)
 
     # The length of the log
 

@@ -64,6 +64,9 @@ class PeerTransport:
     have arrived. The loss of the second direction is the same loss and not reported again. A `PlasmaError` raised by
     ``on_frame`` ends that connection.
 
+    ``on_stranger(member, address)``: a member that is none of the peers was let in, and says where it can be dialled
+    (``host:port``, unchecked). ``address`` is what this member says of itself.
+
     ``judge`` is asked about the other side of every connection, see `peer_door.Judge`. ``on_refused(member, refusal)``:
     that member says, with one of the `FINAL` codes, that *we* are the problem. Peers set before `start` are waited for
     (at most ``settle_s``): until each has given its verdict or is out of reach, no frame passes. Without ``birth`` and
@@ -86,8 +89,10 @@ class PeerTransport:
         birth: int | None = None,
         incarnation: int | None = None,
         earlier: tuple[int, ...] = (),
+        address: str = "",
         judge: Judge | None = None,
         on_refused: Callable[[int, Refusal], None] | None = None,
+        on_stranger: Callable[[int, str], None] | None = None,
         options: PeerOptions | None = None,
         rng: random.Random | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
@@ -105,6 +110,7 @@ class PeerTransport:
             name=name,
             birth=secrets.randbits(64) if birth is None else birth,
             earlier=earlier,
+            address=address,
         )
         self.options = options or PeerOptions()
         self.on_frame = on_frame
@@ -112,6 +118,7 @@ class PeerTransport:
         self._on_lost = on_lost
         self._on_connected = on_connected
         self._on_refused = on_refused
+        self._on_stranger = on_stranger
         self._server_tls = server_tls
         self._client_tls = client_tls
         self._peers: dict[int, _Peer] = {}
@@ -394,6 +401,8 @@ class PeerTransport:
             self._incoming[member_id] = link
             if peer is not None and peer.link is None:
                 peer.wake.set()  # it lives: no reason to wait before dialling it
+            elif peer is None and link.address and self._on_stranger is not None:
+                self._on_stranger(member_id, link.address)
 
     def _end_older_links(self, link: PeerLink, peer: _Peer | None) -> None:
         """The newest incoming connection counts; and a newer process means that the older one is gone."""

@@ -283,6 +283,7 @@ class IncomingLink(PeerLink):
     def __init__(self, owner: LinkOwner, loop: asyncio.AbstractEventLoop, max_data_bytes: int = MAX_DATA_BYTES) -> None:
         super().__init__(owner, loop, FrameParser(LISTENER_GREETING, magic=True))
         self.name = ""
+        self.address = ""  # where it says that it can be dialled
         self.greeted = False  # its HELLO has come; whether it may speak is decided or being decided
         self._max_data_bytes = max_data_bytes
         self._heard = False  # since our last answer
@@ -323,6 +324,7 @@ class IncomingLink(PeerLink):
         self.member_id = hello.member_id
         self.incarnation = hello.incarnation
         self.name = hello.name
+        self.address = hello.address
         self._owner.link_greeted(self, hello)
 
     def accept(self, welcome: Welcome) -> None:
