@@ -99,7 +99,7 @@ def test_whole_frames_may_be_lost_doubled_and_overtaken() -> None:
     got = pair.b.got
     assert set(got) < set(pieces)
     assert any(got.count(piece) == 2 for piece in pieces)
-    assert [piece for piece in dict.fromkeys(got)] != sorted(set(got))
+    assert list(dict.fromkeys(got)) != sorted(set(got))
 
 
 def test_a_blocked_way_holds_what_is_written_until_it_opens() -> None:

@@ -27,7 +27,7 @@ def sim() -> None:
     """Run whole clusters in one process under virtual time, and look for broken promises."""
 
 
-class SeedRange(click.ParamType):
+class SeedRange(click.ParamType[range]):
     """``A..B``, both included."""
 
     name = "A..B"
@@ -36,9 +36,9 @@ class SeedRange(click.ParamType):
         if isinstance(value, range):
             return value
         first, dots, last = str(value).partition("..")
-        if dots and first.isdigit() and last.isdigit() and int(first) <= int(last):
-            return range(int(first), int(last) + 1)
-        self.fail(f"{value!r} is no range of seeds; write for example 1..1000", param, ctx)
+        if not (dots and first.isdigit() and last.isdigit() and int(first) <= int(last)):
+            self.fail(f"{value!r} is no range of seeds; write for example 1..1000", param, ctx)
+        return range(int(first), int(last) + 1)
 
 
 @sim.command(
@@ -131,8 +131,9 @@ def _run_many(
 
 def _progress(totals: "Totals", seconds: float) -> str:
     return (
-        f"{seconds:6.0f} s  {totals.runs} runs, {totals.simulated_s / 3600:.2f} simulated hours, {totals.steps:,} steps, "
-        f"{totals.elections:,} elections, {totals.commits:,} commits, {len(totals.failures)} failures"
+        f"{seconds:6.0f} s  {totals.runs} runs, {totals.simulated_s / 3600:.2f} simulated hours, "
+        f"{totals.steps:,} steps, {totals.elections:,} elections, {totals.commits:,} commits, "
+        f"{len(totals.failures)} failures"
     )
 
 

@@ -1,7 +1,7 @@
 """A run that can be repeated elsewhere and later: its options and its faults, written down.
 
-A seed is enough as long as what is drawn from it stays the same. A failure that shall be kept for ever, or that was made
-smaller, is kept as a case.
+A seed is enough as long as what is drawn from it stays the same. A failure that shall be kept for ever, or that was
+made smaller, is kept as a case.
 """
 
 from pathlib import Path

@@ -32,8 +32,8 @@ class NetworkOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the network is like in one run. Times in seconds, the rest probabilities for each written piece.
 
     ``delay_s`` is the least time on the way, ``jitter_s`` the mean of what comes on top. ``grain_s``: arrivals are put
-    off to the next multiple, so that a process finds several at once. ``stall``: as if a packet was lost and sent again.
-    ``drop``, ``duplicate`` and ``reorder`` are what TCP never does.
+    off to the next multiple, so that a process finds several at once. ``stall``: as if a packet was lost and sent
+    again. ``drop``, ``duplicate`` and ``reorder`` are what TCP never does.
     """
 
     delay_s: float = 0.0002

@@ -64,7 +64,7 @@ class Life:
         self.node = node
         self.workshop = Workshop(machinery.world, node.disk, machinery.disk_options, node.rng)
         self.workshop.factor = node.disk_factor
-        self.loop = SimLoop(
+        self.loop = SimLoop(  # type: ignore[abstract]  # asyncio's base class has no abstract methods
             machinery.world, net=machinery.network, executor=self.workshop, on_turn=self._on_turn, rate=rate
         )
         self.workshop.loop = self.loop

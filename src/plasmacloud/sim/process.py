@@ -66,7 +66,7 @@ class Workshop:
         del self._jobs[job]
         try:
             result = job.call()
-        except Exception as error:  # noqa: BLE001 - whoever waits for it is told
+        except Exception as error:
             if job.finished is None:
                 raise
             job.finished(None, error)

@@ -20,8 +20,9 @@ from plasmacloud.sim.observer import Violation
 from plasmacloud.sim.options import Options
 from plasmacloud.sim.schedule import Fault, draw_schedule
 from plasmacloud.sim.workload import Workload
-from plasmacloud.verify.linearizability import Answer, check
+from plasmacloud.verify.linearizability import check
 from plasmacloud.verify.models import VersionedRegister
+from plasmacloud.verify.search import Answer
 
 _CHECK_STEPS = 300_000
 _SLICE_S = 0.5
