@@ -7,8 +7,7 @@ import pytest
 
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.base.process import free_ports
-from plasmacloud.postgres import PostgresServer, find_binaries
-from plasmacloud.postgres.privileges import confinement
+from plasmacloud.postgres import PostgresServer, find_usable
 
 Make = Callable[..., PostgresServer]
 
@@ -17,8 +16,7 @@ Make = Callable[..., PostgresServer]
 def make_server(tmp_path: Path) -> Iterator[Make]:
     """Makes servers that have no directory yet."""
     try:
-        binaries = find_binaries()
-        confinement(binaries)
+        binaries = find_usable()
     except ConfigError as error:
         pytest.skip(f"no PostgreSQL can be run here: {error}")
     made: list[PostgresServer] = []

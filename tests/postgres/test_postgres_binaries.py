@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from plasmacloud.base.errors import ExitCode
-from plasmacloud.postgres import binaries, find_binaries, privileges
+from plasmacloud.postgres import Binaries, binaries, find_binaries, privileges
 from plasmacloud.postgres.errors import DiskFull, PortTaken, PostgresError, PostgresUnavailable, explain
 
 NO_NAMESPACES = ("false", "--")
@@ -44,6 +44,22 @@ def test_a_directory_that_was_named_is_never_replaced(tmp_path: Path) -> None:
     assert find_binaries(tmp_path).version == "16.1"
     with pytest.raises(PostgresUnavailable, match="has no initdb"):
         find_binaries(tmp_path / "elsewhere")
+
+
+def test_one_that_cannot_be_run_here_is_passed_over_unless_it_was_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(binaries, "WHEEL", "no_such_wheel")
+    monkeypatch.setattr(binaries, "DEBIAN", tmp_path)
+    newer, older = (installation(tmp_path / major / "bin", f"{major}.1") for major in ("17", "16"))
+
+    def suits(found: Binaries) -> None:
+        if found.directory == newer:
+            raise PostgresUnavailable("only root can read it", hint="be root")
+
+    assert find_binaries(suits=suits).directory == older
+    with pytest.raises(PostgresUnavailable, match="only root"):
+        find_binaries(newer, suits=suits)
 
 
 def test_an_old_server_is_refused(tmp_path: Path) -> None:

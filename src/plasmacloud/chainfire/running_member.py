@@ -234,6 +234,7 @@ class RunningMember:
                 id=config.member.id,
                 election_ticks=config.election_ticks,
                 heartbeat_ticks=config.heartbeat_ticks,
+                lazy_commit=True,
             ),
             wal,
             wal.hard_state,

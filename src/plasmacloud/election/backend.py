@@ -1,12 +1,19 @@
 """Where an election is held, as a URL: ``postgres://…`` or ``etcd://host:port[,host:port …]``."""
 
+from functools import partial
+
+import msgspec
+
 from plasmacloud.base.errors import ConfigError
-from plasmacloud.election.leadership import Candidate, OnChange
+from plasmacloud.election.candidate import OpenSession, SessionCandidate
+from plasmacloud.election.leadership import OnChange
 from plasmacloud.election.timers import Timers
 
 DEFAULT_ELECTION = "default"
 POSTGRES_SCHEMES = ("postgres://", "postgresql://")
 ETCD_SCHEME = "etcd://"
+ETCD_CAMPAIGN_S = 0.2
+"""How often an election in a key-value store is asked for where nothing else is said: there is no queue to wait in."""
 
 
 def open_backend(
@@ -16,7 +23,7 @@ def open_backend(
     election: str = DEFAULT_ELECTION,
     timers: Timers | None = None,
     on_change: OnChange | None = None,
-) -> Candidate:
+) -> SessionCandidate:
     """A candidate of that election, not yet running. Nothing is connected before `Candidate.run`.
 
     Raises `ConfigError` for a URL that names no known store, and for an empty node or election name.
@@ -24,14 +31,21 @@ def open_backend(
     if not node_id or not election:
         raise ConfigError("an election needs a name, and so does each of its nodes", hint="give --id and --election")
     timers = timers or Timers()
+    opening: OpenSession
     if url.startswith(POSTGRES_SCHEMES):
-        from plasmacloud.election.postgres_candidate import PostgresCandidate
+        from plasmacloud.election.postgres_session import PostgresPlace, PostgresSession
 
-        return PostgresCandidate(url, node_id=node_id, election=election, timers=timers, on_change=on_change)
+        place = PostgresPlace(url, election=election, node_id=node_id, timers=timers)
+        opening = partial(PostgresSession, place)
+        return SessionCandidate(opening, node_id=node_id, timers=timers, on_change=on_change)
     if url.startswith(ETCD_SCHEME):
-        from plasmacloud.election.etcd_candidate import EtcdCandidate
+        from plasmacloud.election.etcd_session import EtcdPlace, EtcdSession
 
-        return EtcdCandidate(url, node_id=node_id, election=election, timers=timers, on_change=on_change)
+        if not timers.polls:
+            timers = msgspec.structs.replace(timers, campaign=min(ETCD_CAMPAIGN_S, timers.demote_after / 2))
+        store = EtcdPlace(url, election=election, node_id=node_id, timers=timers)
+        opening = partial(EtcdSession, store)
+        return SessionCandidate(opening, node_id=node_id, timers=timers, on_change=on_change)
     raise ConfigError(
         f"{url.partition('://')[0]!r} is no store that elections can be held in",
         hint="write postgres://user@host:5432/database, or etcd://host:2379,host:2379",

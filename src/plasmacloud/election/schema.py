@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS leadership_state (
     timeline bigint NOT NULL DEFAULT 0,
     epoch bigint NOT NULL DEFAULT 0,
     holder_id text NOT NULL DEFAULT '',
+    lock_pid integer NOT NULL DEFAULT 0, -- of the server process that holds the lock for the holder
     acquired_at timestamptz
 );
 CREATE TABLE IF NOT EXISTS leader_epochs (

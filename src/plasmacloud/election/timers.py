@@ -35,7 +35,7 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
     epoch_timeout: float = 2.0
     connect_timeout: float = 2.0
     retry_first: float = 0.05
-    retry_max: float = 2.0
+    retry_max: float = 0.25
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -44,6 +44,7 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigError(f"{_flag(name)} must be positive, not {value:g} s")
         self._in_order("keepalive", "demote_after", "a leader that is to hear twice from the store before it gives up")
         self._in_order("demote_after", "session_timeout", "a leader that gives up before the server frees its lock")
+        self._in_order("lock_timeout", "demote_after", "a lock that is still worth something when it is granted")
         if self.campaign is not None:
             self._in_order("campaign", "demote_after", "polling that keeps its session alive")
         if self.retry_first > self.retry_max:

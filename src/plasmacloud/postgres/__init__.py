@@ -7,6 +7,7 @@ knows what the database is used for.
 from plasmacloud.postgres.binaries import Binaries, find_binaries
 from plasmacloud.postgres.errors import PostgresError
 from plasmacloud.postgres.external import ExternalServer, probe_external
+from plasmacloud.postgres.privileges import find_usable
 from plasmacloud.postgres.server import PostgresServer, StopMode
 from plasmacloud.postgres.standby import copy_from, promote, require_synchronous, rewind_to
 
@@ -18,6 +19,7 @@ __all__ = [
     "StopMode",
     "copy_from",
     "find_binaries",
+    "find_usable",
     "probe_external",
     "promote",
     "require_synchronous",

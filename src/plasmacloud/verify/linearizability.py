@@ -2,18 +2,20 @@
 
     result = check(history, Register())
     result.answer                # OK, VIOLATION, or UNKNOWN when the budget was not enough
-    result.violations()[0].text()
+    result.violations()          # for people: `plasmacloud.verify.counterexample`, and as HTML beside it
 
 The history is split as the model says (by key), and each part is searched on its own (`plasmacloud.verify.search`).
 Running out of the budget is UNKNOWN, never OK. A violation comes with a counterexample that people can read: the
-smallest prefix of the history that cannot be explained, as far as an ordering of it gets, and what is left over.
+smallest prefix of the history that cannot be explained, an order of everything in it but what returned last, and that
+for which there is no place in any such order.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from plasmacloud.verify.models import Model
+from plasmacloud.verify.model import Model, clip
 from plasmacloud.verify.operations import Operation, prefix_until
 from plasmacloud.verify.search import Answer, Budget, Finding, search
 
@@ -21,13 +23,18 @@ MAX_STEPS = 5_000_000
 """Enough for a minute of pure Python; a history that needs more is better recorded with more keys."""
 
 
+MAX_STATES = 40
+"""How many states a counterexample describes."""
+
+
 class Counterexample(msgspec.Struct, frozen=True):
     """Why a part of a history is not linearizable.
 
     ``prefix``: the operations seen by ``until_ns``, those under way then being open; one return earlier everything
-    could still be explained. ``order``: the longest beginning of a linearization of the prefix. ``stuck``: operations
-    of the prefix that returned and have no place in that order. ``minimal`` is False when the budget ended the search
-    for a smaller prefix.
+    could still be explained. ``order``: how, a linearization of everything that had returned before. ``stuck``: what
+    returned then, mostly one operation, for which neither this order nor any other one has a place. ``states``
+    describes the state after each of the last operations of the order. ``minimal`` is False when the budget ended the
+    search for a smaller prefix.
     """
 
     key: str
@@ -35,6 +42,7 @@ class Counterexample(msgspec.Struct, frozen=True):
     prefix: tuple[Operation, ...]
     order: tuple[Operation, ...]
     stuck: tuple[Operation, ...]
+    states: tuple[str, ...] = ()
     minimal: bool = True
 
 
@@ -115,36 +123,45 @@ def smallest_counterexample(
     """The smallest prefix that is not linearizable, given that the whole is not (``whole``).
 
     A prefix of a linearizable history is linearizable, so the returns are searched like an ordered list. The search of
-    the whole has explained everything before ``whole.blocked_ns``, which is where the answer usually is.
+    the whole has explained everything before ``whole.blocked_ns``, and may suspect an operation.
     """
     assert whole.answer is Answer.VIOLATION
-    returns = sorted(
-        {op.return_ns for op in operations if op.return_ns is not None and op.return_ns >= whole.blocked_ns}
-    )
-    low, high = 0, len(returns) - 1  # the answer is at an index in [low, high]
-    best = (returns[high], whole)
-    stride = 0
-    minimal = True
+    returns = sorted({op.return_ns for op in operations if op.return_ns is not None})
+    low, high = bisect_left(returns, whole.blocked_ns), len(returns) - 1  # the answer is at an index in [low, high]
+    guesses = [low]
+    if whole.suspect_ns is not None:
+        suspect = bisect_left(returns, whole.suspect_ns)
+        guesses = [suspect - 1, suspect]
+    explained: tuple[int, Finding] = (-1, Finding(Answer.OK, ()))
+    minimal, stride = True, 1
     while low < high:
-        # The first guess is the lowest; then steps that double; then halves.
-        middle = min(low + stride, (low + high) // 2)
-        stride = 2 * stride + 1
-        found = search(model, prefix_until(operations, returns[middle]), budget)
+        # Guesses first; then steps that double; then halves.
+        guess = guesses.pop() if guesses else min(low + stride, (low + high) // 2)
+        stride *= 2
+        at = min(max(low, guess), high - 1)
+        found = search(model, prefix_until(operations, returns[at]), budget)
         if found.answer is Answer.VIOLATION:
-            best, high = (returns[middle], found), middle
+            high = at
         elif found.answer is Answer.OK:
-            low = middle + 1
+            low, explained = at + 1, (at, found)
         else:
             minimal = False
             break
-    if minimal and best[0] != returns[low]:
-        found = search(model, prefix_until(operations, returns[low]), budget)
-        if found.answer is Answer.VIOLATION:
-            best = (returns[low], found)
-        minimal = found.answer is Answer.VIOLATION
-    until_ns, found = best
+    if minimal and explained[0] != high - 1 and high:
+        explained = (high - 1, search(model, prefix_until(operations, returns[high - 1]), budget))
+        minimal = explained[1].answer is Answer.OK
+    until_ns, order = returns[high], explained[1].order
     prefix = sorted(prefix_until(operations, until_ns), key=lambda op: (op.invoke_ns, op.client))
-    placed = {id(op) for op in found.order}
-    ordered = set(found.order)
-    stuck = tuple(op for op in prefix if op.known and id(op) not in placed and op not in ordered)
-    return Counterexample(key, until_ns, tuple(prefix), found.order, stuck, minimal)
+    before = returns[explained[0]] if explained[0] >= 0 else -1
+    stuck = tuple(op for op in prefix if op.return_ns is not None and op.return_ns > before)
+    return Counterexample(key, until_ns, tuple(prefix), order, stuck, _last_states(model, order), minimal)
+
+
+def _last_states(model: Model, order: Sequence[Operation]) -> tuple[str, ...]:
+    state = model.init()
+    described = []
+    for number, op in enumerate(order):
+        state = model.step(state, op.input, op.output)
+        if number >= len(order) - MAX_STATES:
+            described.append(clip(model.describe_state(state)))
+    return tuple(described)

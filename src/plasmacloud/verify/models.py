@@ -1,153 +1,60 @@
-"""Models: what an object may answer when its operations happen one at a time.
+"""The models: registers, a key of an etcd-like store, counters, lists, sets and texts."""
 
-A model is three functions, as in porcupine: ``init``, ``step`` and ``partition``. States are immutable and hashable.
-The rest of `Model` tells the search what it may exploit; the defaults promise nothing and are always right.
-
-Inputs are small structs that all models share (`Read`, `Write`, ...). Outputs are plain values: what a read returned,
-None for an operation that answers nothing, and for a compare-and-set True, False, or ``Found(what was there instead)``.
-"""
-
-from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter as Tally
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from enum import Enum
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import msgspec
 
+from plasmacloud.verify.model import (
+    ABSENT,
+    ANY,
+    ILLEGAL,
+    Add,
+    Append,
+    Cas,
+    Delete,
+    Found,
+    Insert,
+    Mark,
+    Model,
+    Read,
+    State,
+    Step,
+    Write,
+    WriteAt,
+    describe,
+    describe_value,
+)
 from plasmacloud.verify.operations import UNKNOWN, Operation
 
-State = Hashable
-
-
-class Mark(Enum):
-    """Answers of a model that are not states."""
-
-    ILLEGAL = "illegal"
-    ANY = "any"
-
-
-ILLEGAL = Mark.ILLEGAL
-"""No legal step: the object cannot answer that in this state."""
-ANY = Mark.ANY
-"""Not one particular state."""
-ABSENT = None
-"""The state of a register that nobody has written, or that was deleted."""
-
-Step = Callable[[State, Hashable, Hashable], State]
-
-
-class Read(msgspec.Struct, frozen=True):
-    """Ask for the state."""
-
-
-class Write(msgspec.Struct, frozen=True):
-    """Set a register."""
-
-    value: Hashable
-
-
-class Delete(msgspec.Struct, frozen=True):
-    """Make a register absent."""
-
-
-class Cas(msgspec.Struct, frozen=True):
-    """Set a register to ``new`` if it holds ``expected``."""
-
-    expected: Hashable
-    new: Hashable
-
-
-class WriteAt(msgspec.Struct, frozen=True):
-    """Set a versioned register if its modification revision is ``revision`` (0: it is absent)."""
-
-    revision: int
-    value: Hashable
-
-
-class Add(msgspec.Struct, frozen=True):
-    """Add to a counter."""
-
-    amount: int
-
-
-class Append(msgspec.Struct, frozen=True):
-    """Append to a list or a text."""
-
-    item: Hashable
-
-
-class Insert(msgspec.Struct, frozen=True):
-    """Put into a set."""
-
-    item: Hashable
-
-
-class Found(msgspec.Struct, frozen=True):
-    """A compare-and-set did nothing, for it found this."""
-
-    value: Hashable
-
-
-class Model(ABC):
-    """The sequential specification of an object."""
-
-    name: str
-
-    @abstractmethod
-    def init(self) -> State:
-        """The state before the first operation."""
-
-    @abstractmethod
-    def step(self, state: State, input: Hashable, output: Hashable) -> State:
-        """The state after ``input`` answered ``output`` in ``state``, or ILLEGAL.
-
-        An UNKNOWN output is legal wherever any output would be.
-        """
-
-    def partition(self, history: Iterable[Operation]) -> dict[str, list[Operation]]:
-        """Parts that can be judged on their own, because each is an object of its own: by default one for each key."""
-        parts: defaultdict[str, list[Operation]] = defaultdict(list)
-        for operation in history:
-            parts[operation.key].append(operation)
-        return {key: parts[key] for key in sorted(parts)}
-
-    def prepare(self, operations: Sequence[Operation]) -> Sequence[Operation]:
-        """The same operations, with what the answers of some prove about the unknown outputs of others."""
-        return operations
-
-    def reads_only(self, input: Hashable, output: Hashable) -> bool:
-        """Whether the operation, where it is legal, changes nothing that a later operation could see."""
-        return False
-
-    def needs(self, input: Hashable, output: Hashable) -> State | Mark:
-        """The one state in which this operation is legal (with an UNKNOWN output: has an effect), or ANY."""
-        return ANY
-
-    def gives(self, input: Hashable, output: Hashable) -> State | Mark:
-        """The one state that it leaves behind wherever it has an effect, or ANY when that depends on the state before.
-
-        An operation that gives a state and needs ANY must be legal everywhere.
-        """
-        return ANY
-
-    def grows(self, operations: Sequence[Operation]) -> bool:
-        """Whether no state can come back once it was left, whatever the order of these operations."""
-        return False
-
-    def stepper(self, operations: Sequence[Operation]) -> Step:
-        """A step function for these operations only. It may refuse steps after which the known answers among them
-        could not all be given any more, and so spare the search dead ends."""
-        return self.step
-
-    def describe(self, input: Hashable, output: Hashable) -> str:
-        """One operation in a few characters, such as ``write 3`` or ``read -> 3``."""
-        return f"{_call(input)} -> {_value(output)}" if isinstance(input, Read) else f"{_call(input)}{_answer(output)}"
-
-    def describe_state(self, state: State) -> str:
-        """A state in a few characters."""
-        return _value(state)
+__all__ = [
+    "ABSENT",
+    "ANY",
+    "ILLEGAL",
+    "MODELS",
+    "Add",
+    "Append",
+    "AppendList",
+    "Cas",
+    "Counter",
+    "Delete",
+    "Found",
+    "GrowSet",
+    "Insert",
+    "Mark",
+    "Model",
+    "Read",
+    "Register",
+    "State",
+    "Step",
+    "Text",
+    "VersionedRegister",
+    "VersionedState",
+    "Write",
+    "WriteAt",
+    "describe",
+]
 
 
 class Register(Model):
@@ -272,6 +179,10 @@ class VersionedRegister(Model):
             return ILLEGAL
         return VersionedState(value, revision)
 
+    def describe_state(self, state: State) -> str:
+        assert isinstance(state, VersionedState)
+        return f"{describe_value(state.value)} at {'' if state.exact else '> '}{state.revision}"
+
     def prepare(self, operations: Sequence[Operation]) -> Sequence[Operation]:
         """A value that only one operation ever wrote was written at the revision at which it was seen."""
         writers = Tally(value for op in operations if (value := _written_value(op.input)) is not ABSENT)
@@ -304,9 +215,6 @@ class VersionedRegister(Model):
     def reads_only(self, input: Hashable, output: Hashable) -> bool:
         compares = isinstance(input, Cas | WriteAt)
         return isinstance(input, Read) or (compares and (output is False or isinstance(output, Found)))
-
-    def describe(self, input: Hashable, output: Hashable) -> str:
-        return super().describe(input.input if isinstance(input, Settled) else input, output)
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -413,6 +321,14 @@ class AppendList(Model):
         return step
 
 
+class Placed(msgspec.Struct, frozen=True):
+    """An append of an item that no other operation has: what every read that shows it shows before it, or None when
+    no read shows it."""
+
+    item: str
+    before: str | None
+
+
 class Text(Model):
     """A string: write, append, read. Empty before the first write."""
 
@@ -431,17 +347,51 @@ class Text(Model):
             case Append(item):
                 assert isinstance(item, str)
                 return state + item
+            case Placed(item, before):
+                return state + item if before is None or before == state else ILLEGAL
             case _:
                 raise TypeError(f"a text has no operation {input!r}")
+
+    def prepare(self, operations: Sequence[Operation]) -> Sequence[Operation]:
+        """Appends find their places by what reads show, where texts can be taken apart: all items begin with the same
+        character, have it nowhere else, and differ."""
+        items = [value for op in operations if isinstance(value := _item(op.input), str)]
+        mark = items[0][:1] if items else ""
+        if not mark or len(set(items)) < len(items) or any(item.rfind(mark) or len(item) < 1 for item in items):
+            return operations
+        before: dict[str, str] = {}
+        for text in dict.fromkeys(op.output for op in operations if isinstance(op.input, Read)):
+            at = 0
+            while isinstance(text, str) and at < len(text):
+                end = text.find(mark, at + 1)
+                end = end if end > 0 else len(text)
+                before.setdefault(text[at:end], text[:at])
+                at = end
+        return [
+            msgspec.structs.replace(op, input=Placed(op.input.item, before.get(op.input.item)))
+            if isinstance(op.input, Append) and isinstance(op.input.item, str)
+            else op
+            for op in operations
+        ]
 
     def reads_only(self, input: Hashable, output: Hashable) -> bool:
         return isinstance(input, Read)
 
     def needs(self, input: Hashable, output: Hashable) -> State | Mark:
+        if isinstance(input, Placed):
+            return ANY if input.before is None else input.before
         return output if isinstance(input, Read) and output is not UNKNOWN else ANY
 
     def gives(self, input: Hashable, output: Hashable) -> State | Mark:
-        return input.value if isinstance(input, Write) else ANY
+        match input:
+            case Write(value):
+                return value
+            case Placed(_, None):
+                return input  # some text that nobody ever reads; which one makes no difference to anybody
+            case Placed(item, before):
+                return f"{before}{item}"
+            case _:
+                return ANY
 
 
 class GrowSet(Model):
@@ -473,12 +423,14 @@ class GrowSet(Model):
 
     def stepper(self, operations: Sequence[Operation]) -> Step:
         """Sets that were read contain one another, and an item waits until every smaller one of them is complete."""
-        reads = {op.output for op in operations if isinstance(op.input, Read) and isinstance(op.output, frozenset)}
-        ordered = sorted(reads, key=lambda each: (len(each), sorted(map(repr, each))))
+        reads = dict.fromkeys(op.output for op in operations if isinstance(op.input, Read))
+        ordered = sorted((read for read in reads if isinstance(read, frozenset)), key=len)
         first: dict[Hashable, int] = {}
+        smaller: frozenset[Hashable] = frozenset()
         for number, read in enumerate(ordered):
-            for item in read:
+            for item in read - smaller:
                 first.setdefault(item, number)
+            smaller = read
 
         def step(state: State, input: Hashable, output: Hashable) -> State:
             if isinstance(input, Insert) and isinstance(state, frozenset) and input.item not in state:
@@ -508,51 +460,17 @@ def _written_value(input: Hashable) -> Hashable:
             return ABSENT
 
 
+def _item(input: Hashable) -> Hashable:
+    match input:
+        case Write(value) | Append(value):
+            return value
+        case _:
+            return ABSENT
+
+
 def _revision(seen: Hashable) -> int:
     return int(seen[1]) if isinstance(seen, tuple) else 0
 
 
 def _is_bool(value: object) -> bool:
     return isinstance(value, bool)
-
-
-def _call(input: Hashable) -> str:
-    if not isinstance(input, msgspec.Struct):
-        return _value(input)
-    arguments = " ".join(_value(getattr(input, field)) for field in input.__struct_fields__)
-    return f"{_VERBS.get(type(input), type(input).__name__.lower())} {arguments}".strip()
-
-
-_VERBS = {WriteAt: "write at", Cas: "cas"}
-
-
-def _answer(output: Hashable) -> str:
-    match output:
-        case None:
-            return ""
-        case Found(value):
-            return f" -> found {_value(value)}"
-        case True:
-            return " -> done"
-        case False:
-            return " -> refused"
-        case _:
-            return f" -> {_value(output)}"
-
-
-def _value(value: object) -> str:
-    match value:
-        case None:
-            return "nothing"
-        case Enum():
-            return str(value.value)
-        case str():
-            return value if value and value.isprintable() and " " not in value else repr(value)
-        case VersionedState():
-            return f"{_value(value.value)} at {'' if value.exact else '> '}{value.revision}"
-        case tuple():
-            return "(" + ", ".join(map(_value, value)) + ")"
-        case frozenset():
-            return "{" + ", ".join(sorted(map(_value, value))) + "}"
-        case _:
-            return repr(value)

@@ -15,7 +15,8 @@ from here at all, there is one that begins like this", so that nothing else need
   state that nobody needs any more has led to another such state, with nothing in between that anybody still needs,
   then that run could have come first in any linearization: the choices before it need not be made again.
 - *Unknown outcomes late.* An operation whose outcome is unknown is taken only right before one that it makes
-  possible, or whose effect it changes in a way that it would not have afterwards.
+  possible, or whose effect it changes in a way that it would not have afterwards; and not at all, under the same
+  condition as in the rule before, when nobody needs the state that it gives.
 
 A configuration is small: operations are sorted by invocation, so those taken are all before some position and a few
 behind it, which is an integer and a short bit set; states are interned.
@@ -26,7 +27,7 @@ from enum import Enum
 
 import msgspec
 
-from plasmacloud.verify.models import ANY, ILLEGAL, Model, State
+from plasmacloud.verify.model import ANY, ILLEGAL, Model, State
 from plasmacloud.verify.operations import Operation
 
 _NEVER = 1 << 62
@@ -72,12 +73,15 @@ class Finding(msgspec.Struct, frozen=True):
     """Where a search ended.
 
     ``order`` is a linearization, or the longest part of one that was seen. ``blocked_ns``: some operation that
-    returned then could never be taken along with everything before it (0 when the answer is OK).
+    returned then could never be taken along with everything before it (0 when the answer is OK). ``suspect_ns``: when
+    an operation returned that may be to blame, None when there is no suspicion: of those that held the search up by
+    needing a state that had to be left, the one furthest away.
     """
 
     answer: Answer
     order: tuple[Operation, ...]
     blocked_ns: int = 0
+    suspect_ns: int | None = None
 
 
 def search(model: Model, operations: Sequence[Operation], budget: Budget) -> Finding:
@@ -129,6 +133,7 @@ class _Search:
         self._path: list[int] = []
         self._best: list[int] = []
         self._blocked = 0
+        self._suspect = 0
 
     # -- tables ------------------------------------------------------------------------------------------------
 
@@ -181,8 +186,12 @@ class _Search:
         self._grows = model.grows(self._all)
         self._tracks = predictable or self._grows
         self._forgetful = forgetful and predictable
+        self._needed_by: dict[int, list[int]] = {}
         for at in range(len(self._all)):
             self._demand(at, 1)
+            if at < self._known:
+                self._needed_by.setdefault(self._needs[at], []).append(at)
+        self._taken = bytearray(len(self._all))
 
     def _demand(self, at: int, change: int) -> None:
         needs, gives = self._needs[at], self._gives[at]
@@ -225,7 +234,7 @@ class _Search:
             if self._budget.exhausted:
                 return Finding(Answer.UNKNOWN, self._operations(max(self._best, self._path, key=len)), self._blocked)
             if following is None:
-                return Finding(Answer.VIOLATION, self._operations(self._best), self._blocked)
+                return Finding(Answer.VIOLATION, self._operations(self._best), self._blocked, self._suspect or None)
             frame = following
 
     def _advance(self, frames: list[_Frame]) -> _Frame | None:
@@ -247,9 +256,15 @@ class _Search:
                 return following
             if len(self._path) > len(self._best):
                 self._best = self._path.copy()
+            if self._tracks and self._need[frame.state]:
+                self._suspect = max(self._suspect, self._who_needs(frame.state))
             frames.pop()
             self._put_back(frame.taken)
         return None
+
+    def _who_needs(self, state: int) -> int:
+        """The first return of an operation not taken that holds the search up, because it needs this state."""
+        return min((self._return[at] for at in self._needed_by[state] if not self._taken[at]), default=0)
 
     def _between(self, state: int, unknowns: tuple[int, ...]) -> tuple[int, ...]:
         states = []
@@ -343,7 +358,11 @@ class _Search:
 
     def _unused(self, used: int, limit: int) -> Iterator[int]:
         """The first of each group of twins of unknown outcome that is not taken, if it was invoked early enough."""
+        need, wish, gives = self._need, self._wish, self._gives
         for group in self._unknown_groups:
+            given = gives[group[0]]
+            if self._forgetful and not (need[given] or wish[given]):
+                continue  # nobody would notice
             for at in group:
                 if not used >> (at - self._known) & 1:
                     if self._unknown_invoke[at] <= limit:
@@ -360,12 +379,14 @@ class _Search:
 
     def _take(self, at: int) -> None:
         self._path.append(at)
+        self._taken[at] = 1
         self._demand(at, -1)
 
     def _put_back(self, taken: int) -> None:
         path, following, previous = self._path, self._next, self._previous
         while len(path) > taken:
             at = path.pop()
+            self._taken[at] = 0
             self._demand(at, 1)
             if at < self._known:
                 following[previous[at]] = at
