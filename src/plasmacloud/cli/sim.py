@@ -161,6 +161,10 @@ def _report_failure(outcome: "Outcome", case_file: Path | None) -> None:
     click.echo("last events:")
     for line in outcome.last_words[-_LAST_WORDS:]:
         click.echo(f"  {line}")
+    if outcome.counterexample:
+        path = Path(f"sim-{outcome.seed}.html")
+        path.write_text(outcome.timeline)
+        click.echo(f"{outcome.counterexample}\ntimeline: {path}")
     what = f"--seed {outcome.seed}" if case_file is None else f"--case {case_file}"
     click.echo(f"again:   plasma sim run {what}\nsmaller: plasma sim run {what} --shrink")
 

@@ -20,7 +20,9 @@ from plasmacloud.sim.observer import Violation
 from plasmacloud.sim.options import Options
 from plasmacloud.sim.schedule import Fault, draw_schedule
 from plasmacloud.sim.workload import Workload
+from plasmacloud.verify.counterexample import headline, text
 from plasmacloud.verify.linearizability import check
+from plasmacloud.verify.linearizability_html import page
 from plasmacloud.verify.models import VersionedRegister
 from plasmacloud.verify.search import Answer
 
@@ -29,7 +31,10 @@ _SLICE_S = 0.5
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What came of a run. ``rule`` and ``text`` are empty when nothing was violated."""
+    """What came of a run. ``rule`` and ``text`` are empty when nothing was violated.
+
+    ``counterexample``, and the same as a page of HTML, ``timeline``: why the clients' history is not linearizable.
+    """
 
     seed: int
     digest: str
@@ -44,6 +49,8 @@ class Outcome(msgspec.Struct, frozen=True):
     rule: str = ""
     text: str = ""
     last_words: tuple[str, ...] = ()
+    counterexample: str = ""
+    timeline: str = ""
 
     @property
     def failed(self) -> bool:
@@ -68,6 +75,7 @@ class Simulation:
         self.schedule = draw_schedule(options) if schedule is None else list(schedule)
         self.injector = Injector(cluster, self.schedule)
         self.undecided = 0
+        self._counterexample = self._timeline = ""
 
     def run(self) -> Outcome:
         """All of it."""
@@ -99,15 +107,9 @@ class Simulation:
         result = check(self.workload.history, VersionedRegister(), max_steps=_CHECK_STEPS)
         self.undecided = sum(part.answer is Answer.UNKNOWN for part in result.parts)
         for example in result.violations():
-            stuck = "; ".join(
-                f"client {op.client} {VersionedRegister().describe(op.input, op.output)}" for op in example.stuck[:4]
-            )
-            self.cluster.fail(
-                Violation(
-                    "linearizability",
-                    f"key {example.key}, until {example.until_ns / NS_PER_S:.6f} s: no place for {stuck}",
-                )
-            )
+            self.cluster.fail(Violation("linearizability", headline(example)))
+            self._counterexample, self._timeline = text(example), page(result, f"seed {self.options.seed}")
+            return
 
     def _outcome(self) -> Outcome:
         cluster = self.cluster
@@ -126,4 +128,6 @@ class Simulation:
             rule="" if violation is None else violation.rule,
             text="" if violation is None else str(violation),
             last_words=() if violation is None else tuple(cluster.trace.last_words()),
+            counterexample=self._counterexample,
+            timeline=self._timeline,
         )
