@@ -315,6 +315,24 @@ def test_a_member_that_calls_is_dialled_at_once() -> None:
 # Addresses, TLS, end
 
 
+def test_a_member_that_is_not_dialled_says_where_it_can_be() -> None:
+    async def scene() -> None:
+        strangers: list[tuple[int, str]] = []
+        one = await Member(1, on_stranger=lambda *who: strangers.append(who)).start()
+        two = Member(2, address="127.0.0.1:77")
+        await two.start()
+        two.knows(1, one.port)
+        await until(lambda: bool(strangers))
+        assert strangers == [(2, "127.0.0.1:77")]
+        one.knows(2, two.port)
+        await until(lambda: fully_connected(one, 2))
+        two.transport.set_peer(1, "localhost", one.port)  # it calls again
+        await until(lambda: two.connected == [1, 1])
+        assert len(strangers) == 1, "who is dialled is no stranger"
+
+    run(scene)
+
+
 def test_a_port_in_use_is_a_config_error_with_a_hint() -> None:
     async def main() -> None:
         one = await Member(1).start()

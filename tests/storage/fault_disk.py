@@ -217,5 +217,8 @@ class FaultDisk:
         self.held.add(path)
         return FaultLock(self.held, path)
 
+    def give_way(self) -> None:
+        pass
+
     def random_u64(self) -> int:
         return self.random.getrandbits(64)

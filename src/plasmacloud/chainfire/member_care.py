@@ -74,10 +74,11 @@ class MemberCare:
         replica = self._replica
         if replica.stopping:
             return
+        if not replica.is_leader:
+            self._policy.stand_by(self._loop.time())
+            return
         view = self.view()
         decisions = self._policy.decide(view, self._loop.time())
-        if not replica.is_leader:
-            return
         if view.joint and not view.change_pending and not replica.change_waits:
             replica.submit(CommandKind.LEAVE_JOINT, b"", _Decided("leaving the joint configuration", self._policy))
         for decision in decisions:

@@ -167,6 +167,13 @@ class MembershipPolicy:
                 decisions.append(change)
         return decisions
 
+    def stand_by(self, now: float) -> None:
+        """What `decide` does on a member that does not lead: remember nothing, but that time has passed."""
+        self._advance(now)
+        self._term = 0
+        self._tracks = {}
+        self._in_flight = None
+
     def progress(self, view: MembershipView) -> dict[int, JoinProgress]:
         """How far each learner is; empty unless this member leads."""
         return {

@@ -42,9 +42,9 @@ from plasmacloud.storage.install import (
     finish_pending,
     free_aside,
     replacement,
-    write_file,
 )
 from plasmacloud.storage.log_copy import InspectedLog, create_log, inspect_log
+from plasmacloud.storage.small_files import write_file
 from plasmacloud.storage.snapshot import SnapshotInfo, read_info, restore_state
 from plasmacloud.storage.state import StateStore
 from plasmacloud.storage.wal_errors import write_error

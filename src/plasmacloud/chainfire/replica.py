@@ -37,6 +37,7 @@ from plasmacloud.chainfire.member_care import MemberCare
 from plasmacloud.chainfire.members import format_id
 from plasmacloud.chainfire.membership_policy import JoinProgress
 from plasmacloud.chainfire.membership_view import MembershipView, admit
+from plasmacloud.chainfire.neighbours import Neighbours, own_address
 from plasmacloud.chainfire.peer_memory import Forgotten, PeerRegister, forgotten
 from plasmacloud.chainfire.proposals import Overloaded, ProposalQueue
 from plasmacloud.chainfire.reads import ReadQueue
@@ -47,9 +48,9 @@ from plasmacloud.raft.codec import decode_message, encode_message
 from plasmacloud.raft.errors import NotLeader, ProposalRefused
 from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.raft import Raft, Ready
-from plasmacloud.rpc.peer import PeerTransport
 from plasmacloud.rpc.peer_wire import Refusal, RefusalCode
 from plasmacloud.rpc.status import StatusCode
+from plasmacloud.rpc.transport import TransportFactory
 from plasmacloud.storage.entry import Entry, EntryKind
 from plasmacloud.storage.wal import Wal
 
@@ -61,8 +62,6 @@ _CHANGE = b"\x03"  # a batch of one membership command for the leader
 _SNAPSHOT = b"\x04"  # a frame of a snapshot transfer
 
 _INDEX = struct.Struct("<Q")
-_BATCH_BYTES = 1 << 20  # a batch of commands is closed beyond this size
-_ENTRY_BYTES = 4 << 20  # so is an entry of several batches
 _APPLY_BUDGET_S = 0.005  # applying yields to heartbeats after this long
 _READ_RETRY_S = 0.15
 _PATIENCE_S = 0.9  # without a leader, requests wait for this long (or three election timeouts) before they are refused
@@ -83,6 +82,7 @@ class Replica:
         wal: Wal,
         machine: StateMachine,
         raft: Raft,
+        transport: TransportFactory,
         on_leader_change: Callable[[int, int], None],
         on_fatal: Callable[[Exception], None],
     ) -> None:
@@ -96,21 +96,24 @@ class Replica:
         self._on_leader_change = on_leader_change
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
-        self.transport = PeerTransport(
+        self.transport = transport(
             cluster_id=config.cluster.cluster_id,
             member_id=self.member_id,
             name=config.member.name,
             birth=data.life.birth,
             incarnation=data.life.incarnation,
             earlier=data.life.earlier,
+            address=str(own_address(config, machine.cluster)),
             judge=peers.judge,
             on_refused=self._on_refused,
+            on_stranger=self._on_stranger,
             on_frame=self._on_frame,
             on_batch_end=self.wake,
             on_lost=self._on_peer_lost,
             on_connected=self._on_peer_connected,
         )
-        self._writes = self._lane(self.member_id, data.incarnation, batch_bytes=_BATCH_BYTES)
+        self._neighbours = Neighbours(config, self.transport)
+        self._writes = self._lane(self.member_id, data.incarnation, batch_bytes=config.tuning.batch_bytes)
         self._changes = self._lane(change_origin(self.member_id), data.incarnation, batch_bytes=0)
         self._lanes = (self._writes, self._changes)
         self._reads: ReadQueue[ReadWaiter] = ReadQueue(first_context=data.incarnation)
@@ -471,7 +474,7 @@ class Replica:
         size = 0
         try:
             for batch in batches:
-                if data and size + len(batch) > _ENTRY_BYTES:
+                if data and size + len(batch) > self.config.tuning.entry_bytes:
                     self.raft.propose(b"".join(data))
                     data, size = [], 0
                 data.append(batch)
@@ -550,8 +553,7 @@ class Replica:
         self.wake()
 
     def _sync_peers(self) -> None:
-        """Dial exactly the members of the cluster."""
-        members = {member.id: member for member in self.cluster.members if member.id != self.member_id}
+        """Dial the members of the cluster, unless this one has left it."""
         if self.member_id in self.cluster.departed:
             if not self._running:
                 raise Forgotten(
@@ -562,13 +564,10 @@ class Replica:
             # into force they refuse it, and then it ends (`_on_refused`).
             log.warning("this member has been removed from the cluster")
             return
-        if not self.cluster.members:  # a new member: nobody has told it yet who belongs to the cluster
-            members = {member.id: member for member in self.config.contacts}
-        for member in members.values():
-            self.transport.set_peer(member.id, member.peer.host, member.peer.port)
-        for peer in self.transport.peers():
-            if peer.member_id not in members:
-                self.transport.remove_peer(peer.member_id)
+        self._neighbours.follow(self.cluster)
+
+    def _on_stranger(self, member_id: int, address: str) -> None:
+        self._neighbours.welcome(member_id, address, self.cluster)
 
     # The length of the log
 

@@ -4,7 +4,6 @@ The writer knows only what is on disk: the open segment, the place of the next g
 segment's header has to repeat. What the rest of the log looks like is not its business.
 """
 
-import time
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -96,6 +95,7 @@ class SegmentWriter:
         pool: SegmentPool,
         segment_bytes: int,
         metrics: WalMetrics,
+        stopwatch: Callable[[], float],
     ) -> None:
         self._disk = disk
         self._directory = directory
@@ -103,6 +103,7 @@ class SegmentWriter:
         self._pool = pool
         self._segment_bytes = segment_bytes
         self._metrics = metrics
+        self._stopwatch = stopwatch
         self._file: DiskFile | None = None
         self._segment = 0
         self._capacity = 0
@@ -204,7 +205,7 @@ class SegmentWriter:
         self._metrics.group_bytes += size_bytes
 
     def _sync_write(self, file: DiskFile, parts: list[bytes], offset: int, size_bytes: int, name: str) -> None:
-        before = time.perf_counter()
+        before = self._stopwatch()
         try:
             written = file.write_durably(parts, offset)
         except OSError as error:
@@ -216,7 +217,7 @@ class SegmentWriter:
                 f"the disk took only {written} of {size_bytes} bytes",
                 hint="the disk is full or a quota or file size limit is reached; free space, then start again",
             )
-        took_s = time.perf_counter() - before
+        took_s = self._stopwatch() - before
         metrics = self._metrics
         metrics.syncs += 1
         metrics.sync_seconds += took_s
