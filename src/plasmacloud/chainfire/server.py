@@ -50,8 +50,9 @@ from plasmacloud.storage.snapshot import SnapshotInfo, write_snapshot
 from plasmacloud.storage.state import StateStore
 from plasmacloud.storage.wal import Wal
 from plasmacloud.storage.wal_format import Identity, LogMark
+from plasmacloud.storage.wal_writer import WalMetrics
 
-_CARE_S = 0.1  # how often a leader looks after the members, unless its heartbeats are slower
+_AGAIN_S = 0.1
 _DRAIN_S = 3.0  # how long requests under way may take when the member stops
 _CLOSE_S = 5.0  # how long the log may take to write what is queued
 
@@ -181,7 +182,7 @@ class MemberProcess:
         self._server = Server(table, limits=Limits(max_recv_bytes=MAX_MESSAGE_BYTES))
         await self._listen()
         self._checkpoints = self._loop.create_task(self._checkpointer.run())
-        self._caretaker = self._loop.create_task(self._look_after())
+        self._caretaker = self._loop.create_task(self._look_after(wal.metrics))
         # What was loaded will stay: keep the collector from walking over it again and again.
         gc.collect()
         gc.freeze()
@@ -313,7 +314,7 @@ class MemberProcess:
             try:
                 await answer
             except _NotPublished:
-                await asyncio.sleep(_CARE_S)  # no leader in time: once more
+                await asyncio.sleep(_AGAIN_S)  # no leader in time: once more
                 continue
             log.info("ready to serve clients", clients=str(config.listen_client))
             await self._loop.run_in_executor(None, forget_asides, config.data_dir)
@@ -323,12 +324,14 @@ class MemberProcess:
         if not self._received.done():
             self._received.set_result(received)
 
-    async def _look_after(self) -> None:
-        """What a leader does about the members, several times a second."""
+    async def _look_after(self, disk: WalMetrics) -> None:
+        """What a leader does about the members, and every member about its own timing, several times a second."""
         assert self._replica is not None
+        care = self._replica.care
         while True:
-            await asyncio.sleep(max(self._config.heartbeat_interval_s, _CARE_S))
-            self._replica.care.look_after_members()
+            await asyncio.sleep(care.beat_s)
+            care.look_after_members()
+            care.look_after_timing(disk)
 
     def _on_leader_change(self, leader: int, term: int) -> None:
         if leader == self._config.member.id:

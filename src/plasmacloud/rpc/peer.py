@@ -63,6 +63,8 @@ class PeerTransport:
     have arrived. The loss of the second direction is the same loss and not reported again. A `PlasmaError` raised by
     ``on_frame`` ends that connection.
 
+    ``on_round_trip(member, received_at, took_s)``, an attribute: a ping was answered, at that time of the loop.
+
     ``judge`` is asked about the other side of every connection, see `peer_door.Judge`. ``on_refused(member, refusal)``:
     that member says, with one of the `FINAL` codes, that *we* are the problem. Peers set before `start` are waited for
     (at most ``settle_s``): until each has given its verdict or is out of reach, no frame passes. Without ``birth`` and
@@ -108,6 +110,7 @@ class PeerTransport:
         self._on_lost = on_lost
         self._on_connected = on_connected
         self._on_refused = on_refused
+        self.on_round_trip: Callable[[int, float, float], None] | None = None
         self._server_tls = server_tls
         self._client_tls = client_tls
         self._peers: dict[int, _Peer] = {}
@@ -441,6 +444,10 @@ class PeerTransport:
             log.info("peer hung up before it was let in", member=f"{link.member_id:016x}", reason=reason)
         elif self._logged.is_new("stranger", link.remote.rpartition(":")[0], reason):
             log.warning("closed a connection that is no peer's", address=link.remote, reason=reason)
+
+    def link_measured(self, link: PeerLink, took_s: float) -> None:
+        if self.on_round_trip is not None and link.open:
+            self.on_round_trip(link.member_id, link.last_received, took_s)
 
     def link_closed(self, link: PeerLink) -> None:
         self._links.pop(link, None)
