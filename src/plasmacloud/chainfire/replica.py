@@ -368,6 +368,9 @@ class Replica:
             self._on_fatal(error)
 
     def _serve(self) -> None:
+        if self._leader_seen != (self.raft.leader_id, self.raft.term):
+            self._leader_changed()
+            self._send_commands()  # what has waited for a leader travels with the entry that begins its term
         self._drive()
         if self._leader_seen != (self.raft.leader_id, self.raft.term):
             self._leader_changed()
