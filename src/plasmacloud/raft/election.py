@@ -87,7 +87,7 @@ class Election(Replication):
             self.role = StateRole.CANDIDATE
             self._give_vote(self.id)  # counted by _count_own_vote
         last, last_term = self.log.last_index, self.log.last_term
-        requests = self._messages if pre_vote or self.log.durable == last else self._after_sync
+        requests = self._messages if pre_vote or self.log.is_durable else self._after_sync
         for member in sorted(self.tracker.conf.all_voters() - {self.id}):
             request = Message(
                 MessageType.PRE_VOTE if pre_vote else MessageType.VOTE,
