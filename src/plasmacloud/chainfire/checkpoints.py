@@ -13,6 +13,7 @@ import msgspec
 from plasmacloud.base.errors import StorageError
 from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire.replica import Replica
+from plasmacloud.chainfire.state_machine import Checkpoint
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.storage.state import StateStore
 from plasmacloud.storage.wal import Wal
@@ -59,6 +60,7 @@ class Checkpointer:
         machine = replica.machine
         self._saved = _Saved(machine.applied_index, machine.applied_term, machine.cluster.conf)
         self._running = asyncio.Lock()
+        self._taken: Checkpoint | None = None  # and not yet committed
 
     async def run(self) -> None:
         """Save when it is time, and do the housekeeping that goes with it."""
@@ -79,23 +81,32 @@ class Checkpointer:
 
     async def save(self) -> None:
         """Commit everything applied so far; waits for space on a full disk. Raises `StorageError`."""
-        async with self._running:
-            machine = self._replica.machine
-            if machine.applied_index == self._saved.index:
+        while True:
+            try:
+                await self.save_now()
                 return
-            checkpoint = machine.take_checkpoint()
-            while True:
-                try:
-                    await self._loop.run_in_executor(
-                        None, lambda: self._store.commit(checkpoint.puts, checkpoint.deletes, checkpoint.meta)
-                    )
-                    break
-                except DiskFull as error:
-                    # What was taken stays readable in memory until its own commit succeeds.
-                    log.warning("no space for a checkpoint, the log keeps everything", error=str(error))
-                    await asyncio.sleep(_RETRY_S)
-            machine.checkpoint_done()
-            self._saved = _Saved(checkpoint.state.applied_index, checkpoint.state.applied_term, checkpoint.conf)
+            except DiskFull as error:
+                log.warning("no space for a checkpoint, the log keeps everything", error=str(error))
+                await asyncio.sleep(_RETRY_S)
+
+    async def save_now(self) -> None:
+        """Commit everything applied so far. Raises `DiskFull`, after which it may be tried again, or `StorageError`."""
+        async with self._running:
+            if self._taken is not None:
+                await self._commit(self._taken)
+            machine = self._replica.machine
+            if machine.applied_index != self._saved.index:
+                await self._commit(machine.take_checkpoint())
+
+    async def _commit(self, checkpoint: Checkpoint) -> None:
+        # What was taken stays readable in memory until its own commit succeeds.
+        self._taken = checkpoint
+        await self._loop.run_in_executor(
+            None, lambda: self._store.commit(checkpoint.puts, checkpoint.deletes, checkpoint.meta)
+        )
+        self._taken = None
+        self._replica.machine.checkpoint_done()
+        self._saved = _Saved(checkpoint.state.applied_index, checkpoint.state.applied_term, checkpoint.conf)
 
     def _shorten_log(self) -> None:
         """Let entries go that are in a checkpoint here.

@@ -174,6 +174,22 @@ def look(
     )
 
 
+def log_floor(view: MembershipView) -> int:
+    """On the leader: up to which entry everybody who counts has the log, so that it may be forgotten.
+
+    Learners count while they follow the log. One that never came, is silent, or is being brought a snapshot needs no
+    entries, and must not keep them for everybody for as long as it is in the list.
+    """
+    return min(
+        (
+            member.match or 0
+            for member in view.members
+            if member.role is not MemberRole.LEARNER or (member.active and member.state == "replicate")
+        ),
+        default=0,
+    )
+
+
 def quorum(voters: int) -> int:
     """How many of so many voters are a majority."""
     return voters // 2 + 1

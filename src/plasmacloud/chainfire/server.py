@@ -189,10 +189,10 @@ class MemberProcess:
         gc.set_threshold(50_000, 50, 100)
 
     async def _make_snapshot(self, path: Path) -> SnapshotInfo:
-        """Write the state as it is now to a file."""
+        """Write the state as it is now to a file. Raises `StorageError`, among others when there is no space."""
         assert self._store is not None
         store, cluster_id = self._store, self._config.cluster.cluster_id
-        await self._checkpointer.save()
+        await self._checkpointer.save_now()
         return await self._loop.run_in_executor(
             None, lambda: write_snapshot(store, path, cluster_id=cluster_id, describe=mark_of_state)
         )
