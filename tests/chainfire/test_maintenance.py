@@ -44,6 +44,7 @@ def write(host: MembershipServer, times: int) -> None:
 
 def test_a_physical_compaction_is_answered_when_the_past_is_removed() -> None:
     with running_membership_server() as host, grpc.insecure_channel(host.endpoint) as channel:
+        host.compacts = False
         write(host, 50)
         store = host.machine.store
         future = compact(channel, 40, physical=True)
@@ -58,6 +59,7 @@ def test_a_physical_compaction_is_answered_when_the_past_is_removed() -> None:
 
 def test_a_logical_compaction_is_answered_at_once() -> None:
     with running_membership_server() as host, grpc.insecure_channel(host.endpoint) as channel:
+        host.compacts = False
         write(host, 50)
         assert compact(channel, 40, physical=False).result(DEADLINE_S).header.revision == 51
         assert host.machine.store.compaction is not None
