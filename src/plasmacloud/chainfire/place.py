@@ -5,6 +5,7 @@ agree with others on who founds it, or ask one that exists. What was found out b
 before it is acted on, so that a crash in between does not ask for a second place.
 """
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -12,15 +13,19 @@ import msgspec
 
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.chainfire.config import ServerConfig, Start
-from plasmacloud.chainfire.datadir import JOIN_NOTE, read_place, write_note
+from plasmacloud.chainfire.datadir import JOIN_NOTE, Place, read_place, write_note
 from plasmacloud.chainfire.forming import form
-from plasmacloud.chainfire.join import Membership, ask_to_join
+from plasmacloud.chainfire.join import Membership, ask_to_join, cluster_at
 from plasmacloud.chainfire.members import ClusterIdentity, found_cluster
+
+_ASK_S = 1.0
 
 
 async def find_place(config: ServerConfig) -> ServerConfig:
     """The configuration with member id, cluster id and founders filled in. Raises `ConfigError`."""
     noted, placed = _read_note(config.data_dir), read_place(config.data_dir)
+    if placed is not None and config.start is Start.JOIN:
+        await _check_same_cluster(config, placed)
     # A member that was recovered into another cluster has left the place that the note speaks of.
     if noted is not None and placed in (None, (config.member.name, noted.cluster_id, noted.member_id)):
         return _joined(config, noted)
@@ -53,6 +58,19 @@ async def find_place(config: ServerConfig) -> ServerConfig:
     )
     write_note(config.data_dir, JOIN_NOTE, msgspec.json.encode(membership))
     return _joined(config, membership)
+
+
+async def _check_same_cluster(config: ServerConfig, placed: Place) -> None:
+    """A directory that has its place keeps it, whatever --join says; but if those there are of another cluster, then
+    this is the wrong directory, or they are the wrong addresses. Nobody need answer: all may be starting at once."""
+    found = await asyncio.gather(*(cluster_at(target, timeout_s=_ASK_S) for target in config.join))
+    for target, cluster_id in zip(config.join, found, strict=True):
+        if cluster_id not in (None, placed.cluster_id):
+            raise ConfigError(
+                f"{config.data_dir} belongs to member {placed.name} of cluster {placed.cluster_id:x}, and at {target} "
+                f"serves cluster {cluster_id:x}",
+                hint="to join that one: an empty --data-dir; to go on in its own cluster: addresses of its members",
+            )
 
 
 def _read_note(data_dir: Path) -> Membership | None:
