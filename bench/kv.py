@@ -43,34 +43,79 @@ from plasmacloud.base.errors import PlasmaError
 from plasmacloud.rpc.channel import Channel
 from plasmacloud.rpc.proto import rpc_pb2
 
-PUT, RANGE = "/etcdserverpb.KV/Put", "/etcdserverpb.KV/Range"
+PUT, RANGE, TXN = "/etcdserverpb.KV/Put", "/etcdserverpb.KV/Range", "/etcdserverpb.KV/Txn"
 IN_FLIGHT = (1, 16, 64, 256)
 VALUE_BYTES = 100
+LARGE_VALUE_BYTES = 4096
+RANGE_KEYS = 100
 RANDOM_KEYS = 100_000
 MAX_CONNECTIONS = 4
 MAX_REQUESTS = 400_000
 CALL_TIMEOUT_S = 20.0
 
 
+Body = Callable[[bytes], bytes]  # key -> serialised request
+
+
 class Operation(msgspec.Struct, frozen=True):
-    """One kind of request."""
+    """One kind of request, or with ``beside`` two kinds in turn."""
 
     name: str
     path: str
-    body: Callable[[bytes], bytes]  # key -> serialised request
+    body: Body
     writes: bool
+    beside: tuple[str, Body] | None = None
+
+    def request(self, number: int, key: bytes) -> tuple[str, bytes]:
+        """Path and body of the request with this number."""
+        path, body = (self.path, self.body) if self.beside is None or number % 2 == 0 else self.beside
+        return path, body(key)
+
+    def revisions(self, requests: int) -> int:
+        """By how much this many requests move the store's revision."""
+        if not self.writes:
+            return 0
+        return requests if self.beside is None else (requests + 1) // 2
+
+
+def _put(key: bytes) -> bytes:
+    return rpc_pb2.PutRequest(key=key, value=b"v" * VALUE_BYTES).SerializeToString()
+
+
+def _put_large(key: bytes) -> bytes:
+    return rpc_pb2.PutRequest(key=key, value=b"v" * LARGE_VALUE_BYTES).SerializeToString()
+
+
+def _range(key: bytes) -> bytes:
+    return rpc_pb2.RangeRequest(key=key).SerializeToString()
+
+
+def _serializable(key: bytes) -> bytes:
+    return rpc_pb2.RangeRequest(key=key, serializable=True).SerializeToString()
+
+
+def _range_many(_: bytes) -> bytes:
+    return rpc_pb2.RangeRequest(key=b"many/", range_end=b"many0", limit=RANGE_KEYS).SerializeToString()
+
+
+def _txn(key: bytes) -> bytes:
+    """If the key exists: write it and read it, else write it; one revision either way."""
+    put = rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=key, value=b"v" * VALUE_BYTES))
+    read = rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=key))
+    exists = rpc_pb2.Compare(key=key, target=rpc_pb2.Compare.VERSION, result=rpc_pb2.Compare.GREATER, version=0)
+    return rpc_pb2.TxnRequest(compare=[exists], success=[put, read], failure=[put]).SerializeToString()
 
 
 OPERATIONS = (
-    Operation("put", PUT, lambda key: rpc_pb2.PutRequest(key=key, value=b"v" * VALUE_BYTES).SerializeToString(), True),
-    Operation("range", RANGE, lambda key: rpc_pb2.RangeRequest(key=key).SerializeToString(), False),
-    Operation(
-        "serializable",
-        RANGE,
-        lambda key: rpc_pb2.RangeRequest(key=key, serializable=True).SerializeToString(),
-        False,
-    ),
+    Operation("put", PUT, _put, True),
+    Operation("put 4 KiB", PUT, _put_large, True),
+    Operation("range", RANGE, _range, False),
+    Operation("serializable", RANGE, _serializable, False),
+    Operation("range of 100", RANGE, _range_many, False),
+    Operation("txn", TXN, _txn, True),
+    Operation("mixed", PUT, _put, True, beside=(RANGE, _range)),
 )
+QUICK = ("put", "range", "serializable", "txn")
 KEY = b"bench/0000000000"
 
 
@@ -115,11 +160,14 @@ def drive_h2load(cluster: Cluster, operation: Operation, in_flight: int, request
 
 def drive_channel(cluster: Cluster, operation: Operation, in_flight: int, requests: int) -> Load:
     """Our own client on the leader, random keys. Raises `RpcError` at the first request that fails."""
-    bodies = [operation.body(b"bench/%010d" % random.randrange(RANDOM_KEYS)) for _ in range(min(requests, 20_000))]
-    return uvloop.run(_drive_channel(cluster.ports[cluster.leader].client, operation.path, bodies, in_flight, requests))
+    drawn = [
+        operation.request(number, b"bench/%010d" % random.randrange(RANDOM_KEYS))
+        for number in range(min(requests, 20_000))
+    ]
+    return uvloop.run(_drive_channel(cluster.ports[cluster.leader].client, drawn, in_flight, requests))
 
 
-async def _drive_channel(port: int, path: str, bodies: list[bytes], in_flight: int, requests: int) -> Load:
+async def _drive_channel(port: int, drawn: list[tuple[str, bytes]], in_flight: int, requests: int) -> Load:
     channels = [Channel(HOST, port) for _ in range(min(MAX_CONNECTIONS, in_flight))]
     latencies_ms: list[float] = []
     numbers = iter(range(requests))
@@ -127,7 +175,7 @@ async def _drive_channel(port: int, path: str, bodies: list[bytes], in_flight: i
     async def worker(channel: Channel) -> None:
         for number in numbers:
             start = time.perf_counter()
-            await channel.unary(path, bodies[number % len(bodies)], timeout=CALL_TIMEOUT_S)
+            await channel.unary(*drawn[number % len(drawn)], timeout=CALL_TIMEOUT_S)
             latencies_ms.append((time.perf_counter() - start) * 1e3)
 
     try:
@@ -152,9 +200,20 @@ GENERATORS: dict[str, Generator] = {"h2load": drive_h2load, "channel": drive_cha
 # Measuring
 
 
+def prepare(cluster: Cluster) -> None:
+    """Write what ranges of many keys read."""
+    port = cluster.ports[cluster.leader].client
+    for start in range(0, RANGE_KEYS, 50):
+        puts = [
+            rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=b"many/%04d" % n, value=b"v" * VALUE_BYTES))
+            for n in range(start, start + 50)
+        ]
+        asyncio.run(call(port, TXN, rpc_pb2.TxnRequest(success=puts).SerializeToString()))
+
+
 def revision(cluster: Cluster) -> int:
     """The store's revision, read through the leader."""
-    reply = asyncio.run(call(cluster.ports[cluster.leader].client, RANGE, OPERATIONS[1].body(KEY)))
+    reply = asyncio.run(call(cluster.ports[cluster.leader].client, RANGE, _range(KEY)))
     return rpc_pb2.RangeResponse.FromString(reply).header.revision
 
 
@@ -166,7 +225,7 @@ def measure(cluster: Cluster, generate: Generator, operation: Operation, in_flig
     load = generate(cluster, operation, in_flight, requests)
     cpu_s, own_cpu_s = cluster.cpu_s() - cpu_s, _generator_cpu_s() - own_cpu_s
     grown = revision(cluster) - before
-    if grown != (requests if operation.writes else 0):
+    if grown != operation.revisions(requests):
         raise BenchError(f"{cluster.system}: {requests} requests ({operation.name}) moved the revision by {grown}")
     if cluster.find_leader() != cluster.leader:
         raise BenchError(f"{cluster.system}: leadership moved during the run; the machine is too busy to measure")
@@ -206,7 +265,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--target", choices=("etcd", "chainfire", "both"), default="both")
     parser.add_argument("--generator", choices=(*GENERATORS, "both"), help="default: h2load when it is installed")
-    parser.add_argument("--operation", choices=[o.name for o in OPERATIONS], action="append", help="default: all")
+    parser.add_argument(
+        "--operation",
+        choices=[o.name for o in OPERATIONS],
+        action="append",
+        help="default: " + ", ".join(QUICK) + "; with --full all",
+    )
     parser.add_argument("--in-flight", type=int, choices=IN_FLIGHT, action="append", help="default: all")
     parser.add_argument(
         "--full", action="store_true", help="both generators, 5 rounds of 3 s (default: 1 round of 1 s)"
@@ -222,7 +286,8 @@ def main() -> None:
     seconds = arguments.seconds or (3.0 if arguments.full else 1.0)
     systems = ["etcd", "chainfire"] if arguments.target == "both" else [arguments.target]
     generators = _choose_generators(arguments.generator, full=arguments.full)
-    operations = [o for o in OPERATIONS if not arguments.operation or o.name in arguments.operation]
+    wanted = arguments.operation or ([o.name for o in OPERATIONS] if arguments.full else QUICK)
+    operations = [o for o in OPERATIONS if o.name in wanted]
     rows: list[Row] = []
     if (warning := busy_machine()) is not None:
         print(f"warning: {warning}", file=sys.stderr)
@@ -231,12 +296,15 @@ def main() -> None:
         running(systems, Path(directory)) as clusters,
     ):
         for cluster in clusters:
+            prepare(cluster)
             idle = f"idle they use {cluster.idle_cpu_share():.1%} of a core"
             print(f"{cluster.system} {cluster.version}: {len(cluster.nodes)} nodes in {directory}; {idle}", flush=True)
         for name in generators:
             print(f"\ngenerator {name}, median of {rounds}, about {seconds:g} s each")
             print_header()
             for operation in operations:
+                if operation.beside is not None and name == "h2load":
+                    continue  # it repeats one request
                 for in_flight in arguments.in_flight or IN_FLIGHT:
                     rows.append(measure_row(clusters, name, operation, in_flight, seconds=seconds, rounds=rounds))
                     print_row(rows[-1])

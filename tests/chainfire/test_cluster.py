@@ -185,6 +185,7 @@ def test_a_restart_replays_only_what_came_after_the_last_checkpoint(cluster: Clu
         for n in range(300):
             client.put(f"k{n}", "v" * 100)
         revision = client.put("last", "v").header.revision
+    cluster.wait_converged()
     assert cluster.terminate(node) == 0
     cluster.start(node)
     restored = [line for line in node.log.splitlines() if " restored " in line][-1]

@@ -34,9 +34,17 @@ def test_addresses(text: str, host: str, port: int) -> None:
     assert parse_endpoint(str(endpoint)) == endpoint
 
 
+def test_tls_is_meant_behind_https_and_where_certificates_are_given() -> None:
+    assert parse_endpoint("https://a:1") == Endpoint("a", 1, secure=True)
+    assert parse_endpoint("a:1", secure=True) == Endpoint("a", 1, secure=True)
+    assert not parse_endpoint("http://a:1").secure
+    with pytest.raises(ConfigError, match="certificates are given"):
+        parse_endpoint("http://a:1", secure=True)
+
+
 @pytest.mark.parametrize(
     "text",
-    ["", ":2379", "a:0", "a:65536", "a:b", "a:-1", "a:²", "::1", "[::1", "[::1]x", "https://a:1", "ftp://a", "a b:1"],
+    ["", ":2379", "a:0", "a:65536", "a:b", "a:-1", "a:²", "::1", "[::1", "[::1]x", "ftp://a", "a b:1"],
 )
 def test_what_is_not_an_address(text: str) -> None:
     with pytest.raises(ConfigError, match="endpoint"):

@@ -18,6 +18,7 @@ from plasmacloud.verify.events import (
 )
 from plasmacloud.verify.history import Op, Outcome
 from plasmacloud.verify.observations import KeyRecord, Reading, StatusSample
+from plasmacloud.verify.registers import Kind, RegisterOp
 
 MS = 1_000_000
 NODES = ("n1", "n2", "n3")
@@ -60,6 +61,32 @@ def writes(trial: int, first_ms: int, count: int, revision: int) -> list[Op]:
     ]
 
 
+def contention(trial: int, first_ms: int, revision: int) -> list[RegisterOp]:
+    """A contender writes, another one reads what was written, ten times, on one contended key."""
+
+    def attempt(number: int, kind: Kind, **facts: object) -> RegisterOp:
+        begin_ns = (first_ms + number) * MS + (MS // 2 if kind is Kind.READ else 0)
+        return RegisterOp(
+            trial=trial,
+            client=int(kind is Kind.READ),
+            seq=revision + number,
+            node="n2",
+            key="lab-register/0",
+            kind=kind,
+            invoke_ns=begin_ns,
+            return_ns=begin_ns + MS // 4,
+            outcome=Outcome.OK,
+            **facts,
+        )
+
+    attempts = []
+    for i in range(10):
+        value = f"{trial}.{i}"
+        attempts.append(attempt(i, Kind.WRITE, value=value, executed=True, revision=revision + i))
+        attempts.append(attempt(i, Kind.READ, seen=value, seen_revision=revision + i))
+    return attempts
+
+
 def trial_events(number: int, at_ms: int) -> list[AnyEvent]:
     """Begin at ``at_ms``, kill 10 ms later, back after OUTAGE_MS, restarted and caught up."""
 
@@ -83,17 +110,19 @@ def good_record(trials: int = 2, target: str = "etcd") -> Record:
     events: list[AnyEvent] = []
     history: list[Op] = []
     statuses: list[StatusSample] = []
+    registers: list[RegisterOp] = []
     for number in range(1, trials + 1):
         at_ms = number * 1000
         events += trial_events(number, at_ms)
         history += writes(number, at_ms, 10, revision=number * 100)
         history += writes(number, at_ms + 9 + OUTAGE_MS, 20, revision=number * 100 + 10)
+        registers += contention(number, at_ms, revision=number * 100 + 40)
         for after_ms, leader, term in ((0, 1, 2 * number), (50, 0, 2 * number), (100, 2, 2 * number + 1)):
             at_ns = (at_ms + 10 + after_ms) * MS
             statuses.append(StatusSample(at_ns, at_ns, "n2", 1, 2, leader, term))
     held = [KeyRecord(op.key, op.value, op.revision, op.revision, 1) for op in history]
     readings = [Reading("final", "lab/", 9999, 10_000 * MS, {node: list(held) for node in NODES}, {})]
-    return Record(plan(trials=trials, target=target), events, history, statuses, readings)
+    return Record(plan(trials=trials, target=target), events, history, statuses, readings, registers=registers)
 
 
 def write_record(directory: Path, record: Record) -> None:
@@ -105,6 +134,8 @@ def write_record(directory: Path, record: Record) -> None:
         recorder.op(op)
     for sample in record.statuses:
         recorder.status(sample)
+    for attempt in record.registers:
+        recorder.register(attempt)
     for reading in record.readings:
         recorder.reading(reading)
     recorder.flush()

@@ -129,6 +129,8 @@ def test_the_canary_is_caught(tmp_path: Path) -> None:
         assert rpo["verdict"] == "FAIL"
         assert rpo["findings"][0].startswith("lost lab/")
         assert checks(result)["fault-landed"]["verdict"] == "PASS"
+        assert "linearizable" in checks(result)
+    assert checks(results(out)["canary/power-loss"])["linearizable"]["verdict"] == "FAIL"
     lonely = checks(results(out)["canary/quorum-loss"])["none-acknowledged"]
     assert lonely["verdict"] == "FAIL"
     assert "was acknowledged by" in lonely["findings"][0]
@@ -142,6 +144,18 @@ def test_without_a_fault_even_the_canary_passes(tmp_path: Path) -> None:
     """What the canary does wrong shows only under a fault: the FAIL above is no artefact of the lab."""
     ran = run_lab(tmp_path / "evidence", "write-replicate-commit", "--target", "canary", "--quick")
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_a_store_whose_followers_read_from_memory_is_caught_without_any_fault(tmp_path: Path) -> None:
+    """Only the contended keys can tell: nothing is lost, and every node ends up with the same."""
+    out = tmp_path / "evidence"
+    ran = run_lab(out, "write-replicate-commit", "--target", "canary-stale", "--quick")
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    found = checks(results(out)["canary-stale/write-replicate-commit"])["linearizable"]
+    assert found["verdict"] == "FAIL"
+    assert "no place for" in found["findings"][2]
+    again = report(out)
+    assert "judging it again gives the same report" in again.stdout
 
 
 def test_an_interrupt_keeps_the_evidence_and_leaves_nothing_running(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from plasmacloud.lab.canary.store import Store
 from plasmacloud.lab.plan import DEMO, FULL, PRESETS, QUICK, RESILIENCE
 from plasmacloud.lab.planning import Request, make_plans
 from plasmacloud.lab.scenarios import SCENARIOS
+from plasmacloud.lab.suites import SUITES
 from plasmacloud.lab.targets import TARGETS, etcd, find_target
 from plasmacloud.lab.targets.base import NodeSpec
+from plasmacloud.lab.val13.suite import Val13
 
 
 def request(**changes: object) -> Request:
@@ -65,6 +67,7 @@ def test_trials_apply_to_scenarios_that_repeat_and_a_quick_run_says_that_it_is_s
 
 
 def test_the_demo_adds_the_comparison_when_etcd_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Val13, "missing", lambda self: "no PostgreSQL")
     for target in TARGETS.values():
         monkeypatch.setattr(type(target), "missing", lambda self: None)
         monkeypatch.setattr(type(target), "version", lambda self: "1")
@@ -76,7 +79,8 @@ def test_the_demo_adds_the_comparison_when_etcd_is_there(monkeypatch: pytest.Mon
         monkeypatch.setattr(target, "missing", lambda self: "not installed")
     plans, remarks = make_plans(request(targets=(), preset=DEMO))
     assert {plan.target for plan in plans} == {"chainfire"}
-    assert remarks == [f"no comparison with {name}: not installed" for name in ("etcd", "etcd-tuned")]
+    no_etcd = [f"no comparison with {name}: not installed" for name in ("etcd", "etcd-tuned")]
+    assert remarks == ["val13 is not run: no PostgreSQL", *no_etcd]
 
 
 def test_a_preset_may_name_its_scenarios_and_the_user_may_name_others() -> None:
@@ -89,7 +93,8 @@ def test_a_preset_may_name_its_scenarios_and_the_user_may_name_others() -> None:
 
 def test_every_preset_names_scenarios_that_exist_and_is_a_flag() -> None:
     for preset in PRESETS.values():
-        assert {*preset.scenarios, *preset.trials} <= SCENARIOS.keys()
+        assert {*preset.scenarios, *preset.trials} <= SCENARIOS.keys() | SUITES.keys()
+        assert {*preset.suites} <= SUITES.keys()
     assert set(PRESET_NAMES) == PRESETS.keys()
 
 

@@ -41,6 +41,7 @@ class Machine:
             max_append_bytes=self.rng.choice((1, 100, 1 << 20)),
             max_uncommitted_bytes=2000,
             max_apply_bytes=self.rng.choice((1, 1 << 20)),
+            lazy_commit=self.rng.random() < 0.5,
         )
         self.raft = Raft(config, self.view, self.hard_state, self.conf, self.applied, self.rng)
         return self.raft

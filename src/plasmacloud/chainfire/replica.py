@@ -114,6 +114,7 @@ class Replica:
         self._changes = self._lane(change_origin(self.member_id), data.incarnation, batch_bytes=0)
         self._lanes = (self._writes, self._changes)
         self._reads: ReadQueue[ReadWaiter] = ReadQueue(first_context=data.incarnation)
+        self._forwarders: list[int] = []  # the members that these came from
         self._forwarded: list[bytes] = []  # batches of other members, for the next entry
         self.care = MemberCare(self)
         self._asked: deque[bytes] = deque()  # membership commands, own and others', each for an entry of its own
@@ -280,6 +281,7 @@ class Replica:
             batch = frame[1:]
             check_batch(batch)
             self._forwarded.append(batch)
+            self._forwarders.append(sender)
         elif kind == _CHANGE:
             check_batch(frame[1:])
             self._asked.append(frame[1:])
@@ -440,6 +442,7 @@ class Replica:
             return
         # For the leader that this member no longer is: their senders will send them again.
         self._forwarded.clear()
+        self._forwarders.clear()
         self._asked.clear()
         if leader == 0 or not self.transport.is_connected(leader):
             return
@@ -478,6 +481,9 @@ class Replica:
                 size += len(batch)
             if data:
                 self.raft.propose(b"".join(data))
+            for member in self._forwarders:
+                self.raft.hurry_commit(member)
+            self._forwarders.clear()
         except (NotLeader, ProposalRefused) as error:
             log.debug("proposal refused, will be sent again", error=str(error))
 

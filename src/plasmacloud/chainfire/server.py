@@ -246,7 +246,10 @@ class MemberProcess:
             )
         raft = Raft(
             RaftConfig(
-                id=config.member.id, election_ticks=config.election_ticks, heartbeat_ticks=config.heartbeat_ticks
+                id=config.member.id,
+                election_ticks=config.election_ticks,
+                heartbeat_ticks=config.heartbeat_ticks,
+                lazy_commit=True,
             ),
             wal,
             wal.hard_state,

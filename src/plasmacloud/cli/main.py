@@ -53,7 +53,10 @@ class PlasmaGroup(LazyGroup):
         "up": Lazy("plasmacloud.cli.up:up", "Start a three-node cluster on this machine."),
         "kv": Lazy("plasmacloud.cli.kv:kv", "Read and write keys."),
         "chainfire": Lazy("plasmacloud.cli.chainfire:chainfire", "Run and look after the key-value store."),
+        "election": Lazy("plasmacloud.cli.election:election", "Run a leader election server."),
+        "ha": Lazy("plasmacloud.cli.ha:ha", "Look after leader election: status, failover, split brain, backup."),
         "lab": Lazy("plasmacloud.cli.lab:lab", "Prove high availability: break clusters and measure."),
+        "pki": Lazy("plasmacloud.cli.pki:pki", "Certificates for members and clients."),
         "completion": Lazy("plasmacloud.cli.about:completion", "Print a shell completion script."),
         "version": Lazy("plasmacloud.cli.about:version", "Print the version."),
     },
@@ -68,7 +71,7 @@ class PlasmaGroup(LazyGroup):
 )
 @root_options
 @click.pass_context
-def cli(ctx: click.Context, endpoints: str, timeout: float, output: str, no_color: bool) -> None:
+def cli(ctx: click.Context, /, **options: Any) -> None:
     """A private cloud that proves its own high availability.
 
     Every flag can also be an environment variable (--limit of `plasma kv get` is PLASMA_KV_GET_LIMIT) or a key of the
@@ -81,7 +84,7 @@ def cli(ctx: click.Context, endpoints: str, timeout: float, output: str, no_colo
       2  wrong flags or arguments       6  configuration or data directory refused
       3  failed, changed nothing        7  storage failed
     """
-    ctx.obj = make_settings(endpoints=endpoints, timeout=timeout, output=output, no_color=no_color)
+    ctx.obj = make_settings(**options)
 
 
 def main() -> NoReturn:

@@ -20,9 +20,11 @@ from plasmacloud.cli import errors
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from plasmacloud.base.tls import TlsFiles
     from plasmacloud.client import Client
 
 DEFAULT_ENDPOINTS = "127.0.0.1:2379"
+_FILE = click.Path(dir_okay=False, path_type=Path)
 FORMATS = ("table", "json", "yaml")
 
 T = TypeVar("T")
@@ -32,8 +34,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class Settings:
     """The shared settings of one invocation. ``timeout_s``: seconds for each request."""
 
-    def __init__(self, *, endpoints: str, timeout_s: float, output: str) -> None:
+    def __init__(self, *, endpoints: str, timeout_s: float, output: str, tls: "TlsFiles | None" = None) -> None:
         self.endpoints = endpoints
+        self.tls = tls
         self.timeout_s = timeout_s
         self.output = output
 
@@ -47,6 +50,7 @@ class Settings:
             endpoints=endpoints or self.endpoints,
             timeout_s=self.timeout_s if timeout is None else timeout,
             output=output or self.output,
+            tls=self.tls,
         )
 
     @property
@@ -58,10 +62,13 @@ class Settings:
         """Run something with a client of the cluster. Raises what it raises."""
         import asyncio
 
+        from plasmacloud.base.tls import ClientTls
         from plasmacloud.client import Client
 
+        tls = None if self.tls is None else ClientTls(self.tls)
+
         async def main() -> T:
-            async with Client(self.endpoint_list, timeout=self.timeout_s) as client:
+            async with Client(self.endpoint_list, timeout=self.timeout_s, tls=tls) as client:
                 return await work(client)
 
         return asyncio.run(main())
@@ -114,6 +121,14 @@ def root_options(command: Command) -> Command:
             show_envvar=True,
             help="Form of what goes to standard output.",
         ),
+        *(
+            click.option(f"--{name}", type=_FILE, metavar="FILE", show_envvar=True, help=text)
+            for name, text in (
+                ("cacert", "TLS: the authority (ca.crt) that servers must have a certificate of."),
+                ("cert", "TLS: this client's certificate."),
+                ("key", "TLS: the key of --cert."),
+            )
+        ),
         click.option("--no-color", is_flag=True, show_envvar=True, help="Plain text; also when NO_COLOR is set."),
         click.option(
             "--config",
@@ -130,10 +145,24 @@ def root_options(command: Command) -> Command:
     return command
 
 
-def make_settings(*, endpoints: str, timeout: float, output: str, no_color: bool) -> Settings:
+def make_settings(
+    *,
+    endpoints: str,
+    timeout: float,
+    output: str,
+    no_color: bool,
+    cacert: Path | None = None,
+    cert: Path | None = None,
+    key: Path | None = None,
+) -> Settings:
     """From the root's options."""
+    tls = None
+    if cacert or cert or key:
+        from plasmacloud.base.tls import TlsFiles
+
+        tls = TlsFiles(cert, key, cacert)
     errors.use_color(not (no_color or os.environ.get("NO_COLOR")))
-    return Settings(endpoints=endpoints, timeout_s=timeout, output=output)
+    return Settings(endpoints=endpoints, timeout_s=timeout, output=output, tls=tls)
 
 
 def cluster_command(command: Command) -> Command:

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
+from plasmacloud.base.tls import ClientTls, TlsFiles
 from plasmacloud.base.units import format_duration
 from plasmacloud.client.endpoints import Endpoint, EndpointPool
 from plasmacloud.client.errors import (
@@ -87,10 +88,12 @@ class Caller:
         endpoints: Sequence[Endpoint],
         policy: RetryPolicy,
         rng: random.Random,
+        tls: ClientTls | None = None,
     ) -> None:
         self.policy = policy
         self._rng = rng
-        self._links = {endpoint: Link(endpoint, connect_timeout=policy.connect_timeout) for endpoint in endpoints}
+        self._tls = tls
+        self._links = {endpoint: self._link(endpoint) for endpoint in endpoints}
         self._closed = False
         self.pool = EndpointPool(
             endpoints,
@@ -98,6 +101,12 @@ class Caller:
             backoff_first=policy.endpoint_backoff_first,
             backoff_max=policy.endpoint_backoff_max,
         )
+
+    def _link(self, endpoint: Endpoint) -> Link:
+        tls = None
+        if endpoint.secure:
+            tls = self._tls = self._tls or ClientTls(TlsFiles())
+        return Link(endpoint, connect_timeout=self.policy.connect_timeout, tls=tls)
 
     def connected(self, endpoint: Endpoint) -> bool:
         """Whether a connection with that endpoint is open."""
@@ -123,7 +132,7 @@ class Caller:
         request = _Request(path, body, effect, REQUIRE_LEADER if require_leader else (), deadline, timeout)
         if endpoint is not None:
             if endpoint not in self._links:
-                self._links[endpoint] = Link(endpoint, connect_timeout=self.policy.connect_timeout)
+                self._links[endpoint] = self._link(endpoint)
             return await self._call_once(request, endpoint)
         if not self.policy.enabled:
             return await self._call_once(request, self.pool.order(self._now())[0])
@@ -135,7 +144,7 @@ class Caller:
         ``timeout``: seconds for connecting, and for each message.
         """
         if endpoint not in self._links:
-            self._links[endpoint] = Link(endpoint, connect_timeout=self.policy.connect_timeout)
+            self._links[endpoint] = self._link(endpoint)
         try:
             async for message in self._links[endpoint].stream(path, body, timeout=timeout):
                 yield message

@@ -12,9 +12,10 @@ from typing import Self
 
 import msgspec
 
+from plasmacloud.base.tls import ClientTls
 from plasmacloud.client import ops, types
 from plasmacloud.client.calls import Caller, RetryPolicy
-from plasmacloud.client.endpoints import parse_endpoint
+from plasmacloud.client.endpoints import Endpoint, parse_endpoint
 from plasmacloud.client.errors import ClientError
 from plasmacloud.client.keys import FIRST_KEY, TO_THE_END, Key, after, key_range
 from plasmacloud.client.ops import Order, SortBy, Txn
@@ -56,7 +57,8 @@ class Client:
     """An asynchronous client of one cluster. Use it on one event loop; close it, or use ``async with``.
 
     ``endpoints``: ``host:port`` or ``http://host:port`` of members of one cluster. ``timeout``: seconds that a call may
-    take over all its attempts, unless it is given its own. Raises `ConfigError` for an unusable endpoint.
+    take over all its attempts, unless it is given its own. ``tls``: certificates; with them, or behind ``https://``,
+    connections use TLS. Raises `ConfigError` for an unusable endpoint.
     """
 
     def __init__(
@@ -66,10 +68,15 @@ class Client:
         timeout: float = DEFAULT_TIMEOUT_S,
         retry: RetryPolicy | None = None,
         rng: random.Random | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
-        self._endpoints = tuple(dict.fromkeys(parse_endpoint(text) for text in endpoints))
+        self._secure = tls is not None
+        self._endpoints = tuple(dict.fromkeys(self._parse(text) for text in endpoints))
         self._timeout = timeout
-        self._caller = Caller(self._endpoints, retry or RetryPolicy(), rng or random.Random())
+        self._caller = Caller(self._endpoints, retry or RetryPolicy(), rng or random.Random(), tls)
+
+    def _parse(self, text: str) -> Endpoint:
+        return parse_endpoint(text, secure=self._secure)
 
     async def __aenter__(self) -> Self:
         return self
@@ -303,7 +310,7 @@ class Client:
 
     async def snapshot(self, endpoint: str, *, timeout: float | None = None) -> AsyncIterator[types.SnapshotChunk]:
         """A snapshot of one member, chunk by chunk. ``timeout`` is for connecting and for each chunk."""
-        async for body in self._caller.stream(_SNAPSHOT, b"", parse_endpoint(endpoint), self._seconds(timeout)):
+        async for body in self._caller.stream(_SNAPSHOT, b"", self._parse(endpoint), self._seconds(timeout)):
             chunk = rpc_pb2.SnapshotResponse.FromString(body)
             yield types.SnapshotChunk(chunk.remaining_bytes, chunk.blob)
 
@@ -336,7 +343,7 @@ class Client:
             data,
             effect=Effect.WRITE,
             timeout=self._seconds(timeout),
-            endpoint=parse_endpoint(endpoint),
+            endpoint=self._parse(endpoint),
         )
         return types.header(rpc_pb2.MoveLeaderResponse.FromString(body).header)
 
@@ -361,7 +368,7 @@ class Client:
             data,
             effect=Effect.READ,
             timeout=self._seconds(timeout),
-            endpoint=parse_endpoint(endpoint),
+            endpoint=self._parse(endpoint),
         )
 
     def _seconds(self, timeout: float | None) -> float:

@@ -16,25 +16,33 @@ DEFAULT_PORT = 2379
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where a server listens for clients."""
+    """Where a server listens for clients, and whether it speaks TLS there."""
 
     host: str
     port: int
+    secure: bool = False
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_endpoint(text: str) -> Endpoint:
-    """From ``host:port``, ``host``, ``[v6]:port`` or the same behind ``http://``. Raises `ConfigError`."""
+def parse_endpoint(text: str, *, secure: bool = False) -> Endpoint:
+    """From ``host:port``, ``host``, ``[v6]:port`` or the same behind ``http://`` or ``https://``.
+
+    ``secure``: the caller brings certificates, so TLS is meant where nothing is said, and ``http://`` is a
+    contradiction. Raises `ConfigError`.
+    """
     hint = "write host:port, such as 127.0.0.1:2379"
     rest = text.strip()
     scheme, separator, behind = rest.partition("://")
     if separator:
-        if scheme == "https":
-            raise ConfigError(f"endpoint {text!r}: TLS is not supported yet", hint="use http://host:port")
-        if scheme != "http":
+        if scheme not in ("http", "https"):
             raise ConfigError(f"endpoint {text!r}: unknown scheme {scheme!r}", hint=hint)
+        if scheme == "http" and secure:
+            raise ConfigError(
+                f"endpoint {text!r} is not to use TLS, and certificates are given", hint="write https://, or neither"
+            )
+        secure = scheme == "https"
         rest = behind.removesuffix("/")
     if rest.startswith("["):
         host, bracket, port_text = rest[1:].partition("]")
@@ -48,10 +56,10 @@ def parse_endpoint(text: str) -> Endpoint:
     if not host or any(c.isspace() or c == "/" for c in host):
         raise ConfigError(f"endpoint {text!r} has no host", hint=hint)
     if not port_text:
-        return Endpoint(host, DEFAULT_PORT)
+        return Endpoint(host, DEFAULT_PORT, secure)
     if not (port_text.isascii() and port_text.isdigit() and 0 < int(port_text) < 65536):
         raise ConfigError(f"endpoint {text!r}: {port_text!r} is not a port", hint=hint)
-    return Endpoint(host, int(port_text))
+    return Endpoint(host, int(port_text), secure)
 
 
 class EndpointState(msgspec.Struct):

@@ -10,6 +10,7 @@ connecting that nobody is there, and that it was not executed.
 import asyncio
 from collections.abc import AsyncIterator
 
+from plasmacloud.base.tls import ClientTls
 from plasmacloud.client.endpoints import Endpoint
 from plasmacloud.rpc.channel import Channel
 from plasmacloud.rpc.limits import ChannelOptions
@@ -29,8 +30,9 @@ class _Wire:
 class Link:
     """Calls to one endpoint."""
 
-    def __init__(self, endpoint: Endpoint, *, connect_timeout: float) -> None:
+    def __init__(self, endpoint: Endpoint, *, connect_timeout: float, tls: ClientTls | None = None) -> None:
         self.endpoint = endpoint
+        self._tls = tls
         self._options = ChannelOptions(connect_timeout_s=connect_timeout)
         self._wire = self._new_wire()
         self._closing: set[asyncio.Task[None]] = set()
@@ -102,7 +104,7 @@ class Link:
         await asyncio.gather(self._wire.channel.close(), *self._closing)
 
     def _new_wire(self) -> _Wire:
-        return _Wire(Channel(self.endpoint.host, self.endpoint.port, options=self._options))
+        return _Wire(Channel(self.endpoint.host, self.endpoint.port, options=self._options, tls=self._tls))
 
     def _retire(self, wire: _Wire) -> None:
         if not wire.retired:

@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
+from plasmacloud.base.tls import ClientTls
 from plasmacloud.client import types
 from plasmacloud.client.calls import RetryPolicy
 from plasmacloud.client.client import DEFAULT_TIMEOUT_S, Client, EndpointHealth
@@ -32,8 +33,9 @@ class SyncClient:
         *,
         timeout: float = DEFAULT_TIMEOUT_S,
         retry: RetryPolicy | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
-        self._client = Client(endpoints, timeout=timeout, retry=retry)
+        self._client = Client(endpoints, timeout=timeout, retry=retry, tls=tls)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="plasma-client", daemon=True)
         self._thread.start()

@@ -12,7 +12,8 @@ Layout::
     TARGET/SCENARIO/members.jsonl every change of the linearizable member list, where it was watched
     TARGET/SCENARIO/readings/     what every node held
     TARGET/SCENARIO/logs/         output of every server process
-    report.txt report.json junit.xml
+    baseline.json                 the report of the earlier run that this one is compared with, where one was named
+    report.txt report.json report.html junit.xml
     MANIFEST.sha256               SHA-256 of every other file, in the format of sha256sum
 
 ``sha256sum -c MANIFEST.sha256`` checks it without us. The manifest detects damage and careless change; whoever wants
@@ -38,8 +39,9 @@ LAB_LOG = "lab.log"
 MANIFEST = "MANIFEST.sha256"
 REPORT_TEXT = "report.txt"
 REPORT_JSON = "report.json"
+REPORT_HTML = "report.html"
+BASELINE = "baseline.json"
 JUNIT = "junit.xml"
-REPORTS = (REPORT_TEXT, REPORT_JSON, JUNIT)
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 

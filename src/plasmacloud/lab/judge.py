@@ -7,6 +7,7 @@ import msgspec
 from plasmacloud.lab.judging import Case
 from plasmacloud.lab.recorder import load_record
 from plasmacloud.lab.scenarios import find_scenario
+from plasmacloud.lab.suites import SUITES
 from plasmacloud.verify.checks import Check, Verdict, combine
 from plasmacloud.verify.events import Stopped
 
@@ -37,16 +38,27 @@ class Judgement(msgspec.Struct, frozen=True):
 def judge_directory(directory: Path) -> Judgement:
     """Load and judge. Raises `UnreadableEvidence`."""
     case = Case(load_record(directory))
+    suite = SUITES.get(case.plan.scenario)
+    if suite is not None:
+        checks = suite.judge(case, directory)
+        return _judgement(case, suite.must_hold, checks, suite.verdict(checks), suite.distributions(case, directory))
     scenario = find_scenario(case.plan.scenario)
     checks = scenario.judge(case)
+    verdict = combine(check.verdict for check in checks)
+    return _judgement(case, scenario.must_hold, checks, verdict, scenario.distributions(case))
+
+
+def _judgement(
+    case: Case, must_hold: str, checks: list[Check], verdict: Verdict, distributions: dict[str, list[float]]
+) -> Judgement:
     return Judgement(
         target=case.plan.target,
         target_version=case.plan.target_version,
-        scenario=scenario.name,
-        must_hold=scenario.must_hold,
+        scenario=case.plan.scenario,
+        must_hold=must_hold,
         shortened=case.plan.shortened,
         reference=case.plan.reference,
-        verdict=combine(check.verdict for check in checks),
+        verdict=verdict,
         interrupted=any(isinstance(e, Stopped) and e.cause == "user" for e in case.record.events),
         trials=sum(trial.complete for trial in case.trials),
         acknowledged=case.outcomes.ok,
@@ -57,5 +69,5 @@ def judge_directory(directory: Path) -> Judgement:
         resolution_ms=case.cadence_before_faults_ms(),
         stall_ms=case.longest_stall_ms(),
         checks=checks,
-        distributions={name: [round(v, 3) for v in values] for name, values in scenario.distributions(case).items()},
+        distributions={name: [round(v, 3) for v in values] for name, values in distributions.items()},
     )

@@ -18,13 +18,22 @@ from plasmacloud.verify.availability import (
     traffic,
 )
 from plasmacloud.verify.checks import Check, Verdict, shorten
+from plasmacloud.verify.counterexample import summary
 from plasmacloud.verify.events import LoopStall, Stopped, UnexpectedExit
 from plasmacloud.verify.history import Outcome, OutcomeCounts, broken_assumptions, count_outcomes
 from plasmacloud.verify.leadership import check_leadership
 from plasmacloud.verify.ledger import Disagreement, LedgerResult, check_ledger
+from plasmacloud.verify.linearizability import Result
 from plasmacloud.verify.order import check_real_time_order, check_same_everywhere
 from plasmacloud.verify.reads import check_reads
+from plasmacloud.verify.registers import check_registers
+from plasmacloud.verify.search import Answer
 from plasmacloud.verify.statistics import summarize
+
+REGISTER_STEPS = 3_000_000
+"""Bounds the judgement of one contended key. In steps, not in time: judging again must give the same verdict."""
+REGISTER_MIN = 20
+"""Fewer answers on contended keys say nothing."""
 
 
 class Outage(msgspec.Struct, frozen=True):
@@ -55,6 +64,11 @@ class Case:
     def outcomes(self) -> OutcomeCounts:
         """Operations by outcome."""
         return count_outcomes(self.record.history)
+
+    @cached_property
+    def registers(self) -> Result:
+        """The linearizability of the contended keys."""
+        return check_registers(self.record.registers, max_steps=REGISTER_STEPS)
 
     @cached_property
     def end_ns(self) -> int:
@@ -263,13 +277,33 @@ def check_stale_reads(case: Case) -> Check:
     return Check("linearizable-reads", verdict, measured, "0 stale", findings)
 
 
-def data_checks(case: Case) -> list[Check]:
-    """What must hold for the data and the leadership in every scenario."""
+def check_linearizable(case: Case) -> Check:
+    """All answers about the contended keys follow from one order that respects real time."""
+    result = case.registers
+    findings = [f"{part.key}: not decided within {part.reason}" for part in result.parts if part.reason]
+    verdict = Verdict.INCONCLUSIVE if result.answer is Answer.UNKNOWN else Verdict.PASS
+    if result.answer is Answer.VIOLATION:
+        verdict, findings = Verdict.FAIL, [line for each in result.violations() for line in summary(each)] + findings
+    answered = sum(op.outcome is Outcome.OK for op in case.record.registers)
+    if verdict is Verdict.PASS and answered < REGISTER_MIN:
+        verdict, findings = Verdict.INCONCLUSIVE, [f"only {answered} answers about contended keys"]
+    opened = sum(op.outcome is Outcome.INFO for op in case.record.registers)
+    measured = (
+        f"{len(result.violations())} of {len(result.parts)} contended keys not linearizable; "
+        f"{answered} answers, {opened} unknown outcomes"
+    )
+    return Check("linearizable", verdict, measured, "one order explains every answer", shorten(findings))
+
+
+def data_checks(case: Case, *, contended: bool = True) -> list[Check]:
+    """What must hold for the data and the leadership in every scenario. ``contended``: nothing acknowledged may have
+    been given up on purpose, so the contended keys must be linearizable too."""
     return [
         check_rpo(case),
         check_integrity(case),
         check_replicas(case),
         check_order(case),
+        *([check_linearizable(case)] if contended else []),
         check_one_leader_per_term(case),
         check_assumptions(case),
     ]

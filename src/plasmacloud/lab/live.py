@@ -5,6 +5,7 @@ Drawing takes time from the process that measures, so it is done a few times a s
 
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -14,11 +15,27 @@ from rich.text import Text
 
 from plasmacloud.lab.judge import Judgement
 from plasmacloud.lab.plan import Plan
-from plasmacloud.lab.rig import Rig
+from plasmacloud.lab.rig import Progress
 from plasmacloud.lab.tables import milliseconds, verdict_text
 from plasmacloud.verify.statistics import summarize
 
 TICK_S = 0.25
+
+
+class Writing(Protocol):
+    """A load, as far as it is shown."""
+
+    acknowledged: int
+
+
+class Shown(Protocol):
+    """A rig, as far as it is shown."""
+
+    plan: Plan
+    progress: Progress
+
+    @property
+    def workload(self) -> Writing: ...
 
 
 def outcome_line(result: Judgement) -> str:
@@ -65,7 +82,7 @@ class PlainDisplay:
         trials = f", {plan.trials} trials" if plan.trials > 1 else ""
         self._print(f"[{self._number}/{self._total}] {plan.target} {plan.scenario}{trials} ...")
 
-    def tick(self, rig: Rig) -> None:
+    def tick(self, rig: Shown) -> None:
         """Called a few times a second while a scenario runs."""
 
     def end(self, result: Judgement) -> None:
@@ -98,7 +115,7 @@ class LiveDisplay(PlainDisplay):
         self._began = time.monotonic()
         self._draw()
 
-    def tick(self, rig: Rig) -> None:
+    def tick(self, rig: Shown) -> None:
         trial = f"trial {rig.progress.trial}/{rig.plan.trials}  " if rig.plan.trials > 1 and rig.progress.trial else ""
         writes = f"{rig.workload.acknowledged:,} writes"
         self._now = Text(

@@ -25,7 +25,8 @@ class Traits(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """Settings of one scenario run. Times in the unit of their name.
 
-    ``reference``: run to compare with; its verdict is shown and does not count for the run's.
+    ``reference``: run to compare with; its verdict is shown and does not count for the run's. ``options``: what only
+    this suite needs to know.
     """
 
     target: str
@@ -46,6 +47,7 @@ class Plan(msgspec.Struct, frozen=True):
     recovery_deadline_s: float = 30.0
     shortened: str = ""
     reference: bool = False
+    options: dict[str, str] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.trials > 0
@@ -68,7 +70,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 class Preset(msgspec.Struct, frozen=True):
     """How thorough a run is. ``trials`` by scenario name; other scenarios use their own defaults. ``scenarios``: what
-    is run when the user names none; empty means all."""
+    is run when the user names none; empty means all. ``suites``: what is run besides, each on a target of its own."""
 
     name: str
     trials: dict[str, int]
@@ -77,6 +79,7 @@ class Preset(msgspec.Struct, frozen=True):
     storm_s: float
     shortened: str
     scenarios: tuple[str, ...] = ()
+    suites: tuple[str, ...] = ()
 
 
 BASIC = (
@@ -98,7 +101,7 @@ RESILIENT = (
     "membership-churn",
 )
 
-FULL = Preset("full", {}, hold_s=30.0, load_s=10.0, storm_s=60.0, shortened="")
+FULL = Preset("full", {}, hold_s=30.0, load_s=10.0, storm_s=60.0, shortened="", suites=("val13",))
 
 QUICK = Preset(
     "quick",
@@ -119,16 +122,18 @@ QUICK = Preset(
     load_s=2.0,
     storm_s=10.0,
     shortened="quick run: few trials, leadership held for 5 s instead of 30 s, a storm of 10 s instead of 60 s",
+    suites=("val13",),
 )
 
 DEMO = Preset(
     "demo",
-    {"leader-only-write": 3, "leader-kill": 20, "leader-term": 8, "follower-kill": 3, "power-loss": 3},
+    {"leader-only-write": 3, "leader-kill": 20, "leader-term": 8, "follower-kill": 3, "power-loss": 3, "val13": 3},
     hold_s=6.0,
     load_s=3.0,
     storm_s=5.0,
     shortened="demo run: few trials, leadership held for 6 s instead of 30 s",
     scenarios=BASIC,
+    suites=("val13",),
 )
 
 RESILIENCE = Preset(

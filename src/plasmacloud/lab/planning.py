@@ -1,13 +1,16 @@
 """From what the user asked for to the list of plans: which scenarios, on which targets, how thoroughly."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
 from plasmacloud.base.errors import ConfigError
+from plasmacloud.lab.election.suite import Suite
 from plasmacloud.lab.plan import DEMO, Plan, Preset
 from plasmacloud.lab.scenarios import SCENARIOS, find_scenario
 from plasmacloud.lab.scenarios.base import Scenario
+from plasmacloud.lab.suites import SUITES
 from plasmacloud.lab.targets import TARGETS, find_target
 from plasmacloud.lab.targets.base import Target
 
@@ -32,6 +35,10 @@ class Request(msgspec.Struct, frozen=True):
     op_timeout_ms: int
     thresholds: Mapping[str, float]
     """By ``SCENARIO.NAME``."""
+    port_base: int | None = None
+    """For suites, whose ports are fixed otherwise."""
+    postgres: Path | None = None
+    """Directory of PostgreSQL's programs."""
 
     @property
     def clients_needed(self) -> int:
@@ -43,25 +50,62 @@ def make_plans(request: Request) -> tuple[list[Plan], list[str]]:
     """The plans in order, and remarks for the user. Raises `ConfigError` for anything that cannot be run."""
     _check_load(request)
     _check_thresholds(request.thresholds)
-    names = request.scenarios or request.preset.scenarios or tuple(SCENARIOS)
+    own = {suite.target for suite in SUITES.values()}
+    general = tuple(name for name in request.targets if name not in own)
+    names = tuple(name for name in request.scenarios if name not in SUITES)
+    plans: list[Plan] = []
+    if names or (not request.scenarios and (general or not request.targets)):
+        plans += _scenario_plans(request, names or request.preset.scenarios or tuple(SCENARIOS), general)
+    elif general:
+        raise ConfigError(f"{', '.join(request.scenarios)} cannot run on {', '.join(general)}", hint=_suite_targets())
+    remarks: list[str] = []
+    for suite in _suites(request):
+        problem = suite.missing() if not request.scenarios and request.postgres is None else None
+        if problem is not None:
+            remarks.append(f"{suite.name} is not run: {problem}")
+        else:
+            plans.append(suite.plan(request))
+    if request.preset is DEMO and not request.targets and not request.scenarios:
+        _add_comparison(request, plans, remarks)
+    if not plans:
+        raise ConfigError(f"nothing to run: {'; '.join(remarks) or 'these targets have no such scenarios'}")
+    return plans, remarks
+
+
+def _suites(request: Request) -> list[Suite]:
+    """Those that were named; or else those of the preset, or of the targets that were named."""
+    if request.scenarios:
+        return [SUITES[name] for name in dict.fromkeys(request.scenarios) if name in SUITES]
+    if request.targets:
+        return [suite for suite in SUITES.values() if suite.target in request.targets]
+    return [SUITES[name] for name in request.preset.suites]
+
+
+def _suite_targets() -> str:
+    return "; ".join(f"{suite.name} runs on {suite.target}" for suite in SUITES.values())
+
+
+def _scenario_plans(request: Request, names: Sequence[str], targets: Sequence[str]) -> list[Plan]:
     scenarios = [find_scenario(name) for name in dict.fromkeys(names)]
-    targets = [find_target(name) for name in dict.fromkeys(request.targets)] or [TARGETS[DEFAULT_TARGET]]
-    for target in targets:
+    if request.targets and not targets:
+        raise ConfigError(f"{', '.join(names)} cannot run on {', '.join(request.targets)}", hint=_suite_targets())
+    systems = [find_target(name) for name in dict.fromkeys(targets)] or [TARGETS[DEFAULT_TARGET]]
+    for target in systems:
         problem = target.missing()
         if problem:
             raise ConfigError(f"the target {target.name} cannot run here: {problem}")
-    plans = [_plan(request, target, scenario) for target in targets for scenario in scenarios]
-    remarks: list[str] = []
-    if request.preset is DEMO and not request.targets and not request.scenarios:
-        shorter = msgspec.structs.replace(request, trials=request.trials or COMPARISON_TRIALS)
-        for other in map(find_target, COMPARISON_TARGETS):
-            problem = other.missing()
-            if problem:
-                remarks.append(f"no comparison with {other.name}: {problem}")
-            else:
-                plan = _plan(shorter, other, SCENARIOS[COMPARISON_SCENARIO])
-                plans.append(msgspec.structs.replace(plan, reference=True))
-    return plans, remarks
+    return [_plan(request, target, scenario) for target in systems for scenario in scenarios]
+
+
+def _add_comparison(request: Request, plans: list[Plan], remarks: list[str]) -> None:
+    shorter = msgspec.structs.replace(request, trials=request.trials or COMPARISON_TRIALS)
+    for other in map(find_target, COMPARISON_TARGETS):
+        problem = other.missing()
+        if problem:
+            remarks.append(f"no comparison with {other.name}: {problem}")
+        else:
+            plan = _plan(shorter, other, SCENARIOS[COMPARISON_SCENARIO])
+            plans.append(msgspec.structs.replace(plan, reference=True))
 
 
 def _plan(request: Request, target: Target, scenario: Scenario) -> Plan:
@@ -104,7 +148,8 @@ def _check_load(request: Request) -> None:
 
 
 def _check_thresholds(thresholds: Mapping[str, float]) -> None:
-    known = [f"{scenario.name}.{name}" for scenario in SCENARIOS.values() for name in scenario.thresholds]
+    every: tuple[Scenario | Suite, ...] = (*SCENARIOS.values(), *SUITES.values())
+    known = [f"{each.name}.{name}" for each in every for name in each.thresholds]
     for name in thresholds:
         if name not in known:
             raise ConfigError(f"there is no threshold {name!r}", hint=f"thresholds are {', '.join(known)}")

@@ -16,6 +16,7 @@ from plasmacloud.verify.files import UnreadableEvidence, encode_lines, read_line
 from plasmacloud.verify.history import Op
 from plasmacloud.verify.observations import KeyRecord, MembersSample, Reading, StatusSample
 from plasmacloud.verify.reads import ReadOp
+from plasmacloud.verify.registers import RegisterOp
 
 T = TypeVar("T")
 
@@ -24,6 +25,7 @@ EVENTS = "events.jsonl"
 HISTORY = "history.jsonl"
 STATUSES = "status.jsonl"
 READS = "reads.jsonl"
+REGISTERS = "registers.jsonl"
 MEMBERS = "members.jsonl"
 READINGS = "readings"
 READING_INDEX = "readings/index.jsonl"
@@ -51,6 +53,7 @@ class Record(msgspec.Struct, frozen=True):
     readings: list[Reading]
     reads: list[ReadOp] = msgspec.field(default_factory=list)
     members: list[MembersSample] = msgspec.field(default_factory=list)
+    registers: list[RegisterOp] = msgspec.field(default_factory=list)
 
 
 class Recorder:
@@ -65,6 +68,7 @@ class Recorder:
         self._ops: list[Op] = []
         self._statuses: list[StatusSample] = []
         self._reads: list[ReadOp] = []
+        self._registers: list[RegisterOp] = []
 
     def event(self, event: AnyEvent) -> None:
         """Record what the lab did."""
@@ -86,6 +90,10 @@ class Recorder:
         """Record a finished linearizable read."""
         self._reads.append(read)
 
+    def register(self, op: RegisterOp) -> None:
+        """Record a finished attempt on a contended key."""
+        self._registers.append(op)
+
     def reading(self, reading: Reading) -> None:
         """Record the contents of all nodes."""
         info = ReadingInfo(
@@ -102,9 +110,12 @@ class Recorder:
         self._append(STATUSES, self._statuses)
         if self._reads:
             self._append(READS, self._reads)
+        if self._registers:
+            self._append(REGISTERS, self._registers)
         self._ops.clear()
         self._statuses.clear()
         self._reads.clear()
+        self._registers.clear()
 
     def _append(self, name: str, items: Iterable[object]) -> None:
         with (self.directory / name).open("ab") as file:
@@ -128,6 +139,7 @@ def load_record(directory: Path) -> Record:
         readings=readings,
         reads=_if_there(directory / READS, ReadOp),
         members=_if_there(directory / MEMBERS, MembersSample),
+        registers=_if_there(directory / REGISTERS, RegisterOp),
     )
 
 

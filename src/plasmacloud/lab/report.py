@@ -1,4 +1,4 @@
-"""The report: all judgements of a run and the one verdict, as JSON, JUnit and text.
+"""The report: all judgements of a run and the one verdict, as JSON, JUnit, text and a page.
 
 A report is a function of the evidence directory. `plasma lab report` computes it again and compares.
 """
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from plasmacloud.lab.evidence import (
     JUNIT,
+    REPORT_HTML,
     REPORT_JSON,
     REPORT_TEXT,
     RunInfo,
@@ -18,8 +19,12 @@ from plasmacloud.lab.evidence import (
     scenario_directories,
     verify_manifest,
 )
+from plasmacloud.lab.html.page import Facts, render_figure, render_page
 from plasmacloud.lab.judge import Judgement, judge_directory
 from plasmacloud.lab.junit import junit_xml
+from plasmacloud.lab.report_baseline import Baseline, kept_baseline
+from plasmacloud.lab.report_comparison import compare
+from plasmacloud.lab.suites import suite_reports_differ
 from plasmacloud.lab.tables import render_full
 from plasmacloud.verify.checks import Verdict, combine
 from plasmacloud.verify.files import UnreadableEvidence
@@ -64,6 +69,7 @@ def write_report(root: Path, report: Report) -> None:
         junit_xml([r for r in report.results if not r.reference], report.run.started), encoding="utf-8"
     )
     (root / REPORT_TEXT).write_text(report_text(report), encoding="utf-8")
+    (root / REPORT_HTML).write_text(report_page(root, report), encoding="utf-8")
 
 
 def encode_report(report: Report) -> bytes:
@@ -77,6 +83,29 @@ def report_text(report: Report) -> str:
     console = Console(file=buffer, width=TEXT_WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
     console.print(render_full(report.run, report.verdict, report.interrupted, report.not_run, report.results))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def report_page(root: Path, report: Report, baseline: Baseline | None = None) -> str:
+    """The report as one HTML file, compared with ``baseline`` or with the run named when this one was made. Raises
+    `UnreadableEvidence` when that one cannot be read."""
+    earlier = baseline or kept_baseline(root)
+    return render_page(
+        root,
+        Facts(
+            report.run,
+            report.verdict,
+            report.interrupted,
+            report.not_run,
+            report.results,
+            compare(earlier.results, report.results, earlier.run, report.run) if earlier else None,
+            earlier.described if earlier else "",
+        ),
+    )
+
+
+def report_figure(root: Path, report: Report) -> str:
+    """All outages as one SVG file, for other documents: of scenarios that ran on several targets, if there are any."""
+    return render_figure(root, report.run, report.results)
 
 
 class Recheck(msgspec.Struct, frozen=True):
@@ -101,8 +130,22 @@ def recheck(root: Path) -> Recheck:
         stored = (root / REPORT_JSON).read_bytes()
     except OSError as error:
         return Recheck(report, altered, f"{REPORT_JSON} cannot be read: {error.strerror}")
-    same = stored == encode_report(report)
-    return Recheck(report, altered, None if same else _difference(stored, report))
+    if stored != encode_report(report):
+        return Recheck(report, altered, _difference(stored, report))
+    suites = (suite_reports_differ(root / result.scenario, result) for result in report.results)
+    return Recheck(report, altered, next(filter(None, suites), None) or _page_difference(root, report))
+
+
+def _page_difference(root: Path, report: Report) -> str | None:
+    """How the stored page differs from what the evidence gives now. Evidence older than the page has none."""
+    path = root / REPORT_HTML
+    if not path.exists():
+        return None
+    try:
+        same = path.read_text(encoding="utf-8") == report_page(root, report)
+    except (OSError, ValueError, UnreadableEvidence) as error:
+        return f"{REPORT_HTML} cannot be compared: {error}"
+    return None if same else f"{REPORT_HTML} is not the page that this version makes of the evidence"
 
 
 def _difference(stored: bytes, report: Report) -> str:

@@ -10,7 +10,7 @@ import importlib.metadata
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import msgspec
 from plasmacloud.base.errors import ConfigError, PlasmaError
 from plasmacloud.base.logging import configure_logging, get_logger
 from plasmacloud.lab.cluster import Cluster
+from plasmacloud.lab.election.rig import ElectionRig
 from plasmacloud.lab.evidence import LAB_LOG, RUN, command_line, describe_run, write_manifest
 from plasmacloud.lab.judge import judge_directory
 from plasmacloud.lab.live import TICK_S, PlainDisplay
@@ -27,11 +28,13 @@ from plasmacloud.lab.recorder import LOGS, Recorder
 from plasmacloud.lab.report import Report, build_report, write_report
 from plasmacloud.lab.rig import Rig
 from plasmacloud.lab.scenarios import find_scenario
+from plasmacloud.lab.suites import SUITES, write_suite_reports
 from plasmacloud.lab.targets import find_target
 from plasmacloud.lab.watcher import WaitedTooLong
 from plasmacloud.verify.events import Stopped
 
 DATA = ".data"
+AnyRig = Rig | ElectionRig
 
 log = get_logger("lab")
 
@@ -78,7 +81,7 @@ def run_plans(plans: Sequence[Plan], root: Path, seed: int, display: PlainDispla
 
 def directory_name(plan: Plan) -> str:
     """Where the evidence of a plan is, below the root."""
-    return f"{plan.target}/{plan.scenario}"
+    return plan.scenario if plan.scenario in SUITES else f"{plan.target}/{plan.scenario}"
 
 
 async def _run_all(plans: Sequence[Plan], root: Path, display: PlainDisplay) -> None:
@@ -94,7 +97,10 @@ async def _run_all(plans: Sequence[Plan], root: Path, display: PlainDisplay) -> 
             return
         display.begin(plan)
         await _run_one(plan, root, display, stop)
-        display.end(judge_directory(root / directory_name(plan)))
+        directory = root / directory_name(plan)
+        judgement = judge_directory(directory)
+        write_suite_reports(directory, judgement)
+        display.end(judgement)
 
 
 def _log_stray_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -107,11 +113,8 @@ async def _run_one(plan: Plan, root: Path, display: PlainDisplay, stop: asyncio.
     directory = root / directory_name(plan)
     data = root / DATA / directory_name(plan)
     data.mkdir(parents=True)
-    recorder = Recorder(directory, plan)
-    what = find_scenario(plan.scenario)
-    cluster = Cluster(find_target(plan.target), plan.nodes, data, directory / LOGS, spares=what.spares)
-    rig = Rig(plan, cluster, recorder)
-    scenario = asyncio.create_task(what.drive(rig))
+    rig, course = _prepare(plan, directory, data)
+    scenario = asyncio.create_task(course)
     stopping = asyncio.create_task(stop.wait())
     try:
         while not scenario.done() and not stop.is_set():
@@ -129,7 +132,20 @@ async def _run_one(plan: Plan, root: Path, display: PlainDisplay, stop: asyncio.
         shutil.rmtree(data, ignore_errors=True)
 
 
-def _record_failure(rig: Rig, error: BaseException | None) -> None:
+def _prepare(plan: Plan, directory: Path, data: Path) -> tuple[AnyRig, Coroutine[None, None, None]]:
+    """The rig of a plan, and what is to be done with it. Nothing runs yet."""
+    recorder = Recorder(directory, plan)
+    suite = SUITES.get(plan.scenario)
+    if suite is not None:
+        own = suite.rig(plan, data, recorder)
+        return own, suite.drive(own)
+    what = find_scenario(plan.scenario)
+    cluster = Cluster(find_target(plan.target), plan.nodes, data, directory / LOGS, spares=what.spares)
+    rig = Rig(plan, cluster, recorder)
+    return rig, what.drive(rig)
+
+
+def _record_failure(rig: AnyRig, error: BaseException | None) -> None:
     """Turn what ended the scenario into evidence; a bug is not an observation and is raised."""
     match error:
         case None:

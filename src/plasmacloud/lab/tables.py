@@ -10,26 +10,18 @@ from rich.text import Text
 
 from plasmacloud.lab.evidence import RunInfo
 from plasmacloud.lab.judge import Judgement
+from plasmacloud.lab.report_comparison import Change, Comparison
+from plasmacloud.lab.report_metrics import PARTS, in_order, metric_words
 from plasmacloud.verify.checks import Verdict
 from plasmacloud.verify.statistics import max_coverage, summarize
 
-STYLES = {Verdict.PASS: "green", Verdict.INCONCLUSIVE: "yellow", Verdict.VOID: "magenta", Verdict.FAIL: "red"}
-_METRICS = (
-    ("rto_ms", "outage (RTO)"),
-    ("detect_ms", "  noticed"),
-    ("elect_ms", "  elected"),
-    ("serve_ms", "  serving"),
-    ("storm_gap_ms", "longest gap"),
-    ("resume_ms", "resumption"),
-    ("refusal_ms", "refusal"),
-    ("step_down_ms", "stepping down"),
-    ("converge_ms", "convergence"),
-    ("voters_ms", "three voters"),
-    ("recover_ms", "recovery"),
-    ("rejoin_ms", "rejoin"),
-    ("formation_ms", "formation"),
-    ("write_ms", "write latency"),
-)
+STYLES = {
+    Verdict.PASS: "green",
+    Verdict.PARTIAL: "yellow",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.VOID: "magenta",
+    Verdict.FAIL: "red",
+}
 _SHOWN_FINDINGS = 5
 
 
@@ -89,13 +81,13 @@ def summary_table(results: Sequence[Judgement]) -> Table:
 
 def comparison_table(results: Sequence[Judgement]) -> Table | None:
     """Targets side by side, for the scenarios that ran on more than one."""
-    targets = list(dict.fromkeys(result.target for result in results))
     by_scenario: dict[str, dict[str, Judgement]] = {}
     for result in results:
         by_scenario.setdefault(result.scenario, {})[result.target] = result
     shared = {name: each for name, each in by_scenario.items() if len(each) > 1}
     if not shared:
         return None
+    targets = list(dict.fromkeys(result.target for result in results if result.scenario in shared))
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -110,9 +102,10 @@ def comparison_table(results: Sequence[Judgement]) -> Table | None:
         table.add_column(target, justify="right", no_wrap=True)
     for scenario, each in shared.items():
         first = True
-        for key, label in _METRICS:
+        for key in in_order(key for result in each.values() for key in result.distributions):
             cells = [_p50_and_maximum(each[target], key) if target in each else "" for target in targets]
             if any(cells):
+                label = f"  {metric_words(key)}" if key in PARTS else metric_words(key)
                 table.add_row(scenario if first else "", label, *cells)
                 first = False
     return table
@@ -126,6 +119,31 @@ def _p50_and_maximum(result: Judgement, key: str) -> str:
     if summary.n == 1:
         return milliseconds(summary.maximum)
     return f"{milliseconds(summary.p50)} / {milliseconds(summary.maximum)}"
+
+
+def render_comparison(comparison: Comparison, earlier: str) -> RenderableType:
+    """What changed since an earlier run, in a few lines; the whole of it is in report.html."""
+    lines: list[RenderableType] = [Text(f"Compared with {earlier}", style="bold")]
+    for change in comparison.verdicts:
+        before, after = (v.value if v else "not there" for v in (change.before, change.after))
+        lines.append(Text(f"  {change.name}{' ' if change.check else ''}{change.check}: {before} -> {after}"))
+    if not comparison.verdicts:
+        lines.append(Text("  no verdict changed"))
+    if comparison.only_before:
+        lines.append(Text(f"  only in the earlier run: {', '.join(comparison.only_before)}", style="dim"))
+    if comparison.only_after:
+        lines.append(Text(f"  only in this run: {', '.join(comparison.only_after)}", style="dim"))
+    for time in comparison.times:
+        if time.change in (Change.SLOWER, Change.FASTER) and time.before and time.after:
+            p50, n = (milliseconds(s.p50) for s in (time.before, time.after)), f"{time.before.n} and {time.after.n}"
+            lines.append(
+                Text(f"  {time.name} {time.metric}: {time.change.value}, p50 {' -> '.join(p50)} ms ({n} values)")
+            )
+    few = sum(time.change is Change.TOO_FEW for time in comparison.times)
+    alike = sum(time.change is Change.ALIKE for time in comparison.times)
+    lines.append(Text(f"  no difference shown in {alike} other distributions; too few values in {few}", style="dim"))
+    lines += [Text(f"  {fact}: {before} -> {after}", style="dim") for fact, before, after in comparison.circumstances]
+    return Group(*lines)
 
 
 def findings(results: Sequence[Judgement], limit: int = _SHOWN_FINDINGS) -> list[RenderableType]:
@@ -232,8 +250,8 @@ def _scenario_section(result: Judgement) -> list[RenderableType]:
     for check in result.checks:
         table.add_row(check.name, verdict_text(check.verdict), check.measured, check.threshold)
     parts.append(table)
-    for key, _ in _METRICS:
-        values = result.distributions.get(key)
+    for key in in_order(result.distributions):
+        values = result.distributions[key]
         if values:
             parts.append(Text(f"  {key}: {_line(values)}"))
     for check in result.checks:

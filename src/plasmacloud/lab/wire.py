@@ -7,6 +7,8 @@ attempt goes to a known node, once, and ends in exactly one of three outcomes (s
 from collections.abc import Awaitable
 from enum import Enum
 
+import msgspec
+
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.client.endpoints import Endpoint
 from plasmacloud.client.keys import after, prefix_end
@@ -45,6 +47,13 @@ class AttemptFailed(PlasmaError):
         self.answered = answered
 
 
+class Seen(msgspec.Struct, frozen=True):
+    """A key as an answer showed it; without a value: it was not there."""
+
+    value: str | None = None
+    revision: int = 0
+
+
 class NodeApi:
     """Calls to one node. Timeouts in seconds; every failure is an `AttemptFailed`."""
 
@@ -77,6 +86,37 @@ class NodeApi:
         body = await self._call(_RANGE, request, timeout, Effect.READ, metadata=_NEEDS_LEADER)
         answer = rpc_pb2.RangeResponse.FromString(body)
         return answer.header.revision, answer.kvs[0].value.decode() if answer.kvs else None
+
+    async def look(self, key: str, *, timeout: float) -> Seen:
+        """A linearizable read with the revision at which the key was written last."""
+        request = rpc_pb2.RangeRequest(key=key.encode()).SerializeToString()
+        body = await self._call(_RANGE, request, timeout, Effect.READ, metadata=_NEEDS_LEADER)
+        return _seen(rpc_pb2.RangeResponse.FromString(body))
+
+    async def put_if_value(self, key: str, expected: str, value: str, *, timeout: float) -> tuple[bool, int, Seen]:
+        """Write a key if it holds ``expected``: whether it did, the revision of the write, else what was there."""
+        condition = rpc_pb2.Compare(
+            key=key.encode(), target=rpc_pb2.Compare.VALUE, result=rpc_pb2.Compare.EQUAL, value=expected.encode()
+        )
+        return await self._put_if(condition, value, timeout)
+
+    async def put_if_revision(self, key: str, revision: int, value: str, *, timeout: float) -> tuple[bool, int, Seen]:
+        """The same if it was written last at ``revision`` (0: it is not there)."""
+        condition = rpc_pb2.Compare(
+            key=key.encode(), target=rpc_pb2.Compare.MOD, result=rpc_pb2.Compare.EQUAL, mod_revision=revision
+        )
+        return await self._put_if(condition, value, timeout)
+
+    async def _put_if(self, condition: rpc_pb2.Compare, value: str, timeout: float) -> tuple[bool, int, Seen]:
+        name = condition.key
+        put = rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=name, value=value.encode()))
+        get = rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=name))
+        request = rpc_pb2.TxnRequest(compare=[condition], success=[put], failure=[get])
+        body = await self._call(_TXN, request.SerializeToString(), timeout, Effect.WRITE)
+        answer = rpc_pb2.TxnResponse.FromString(body)
+        if answer.succeeded:
+            return True, answer.header.revision, Seen()
+        return False, 0, _seen(answer.responses[0].response_range)
 
     async def status(self, *, timeout: float) -> rpc_pb2.StatusResponse:
         """The node's own view of itself; needs no quorum."""
@@ -144,3 +184,7 @@ class NodeApi:
 
 def _member(member: rpc_pb2.Member) -> MemberRecord:
     return MemberRecord(member.ID, member.name, tuple(member.peerURLs), tuple(member.clientURLs), member.isLearner)
+
+
+def _seen(answer: rpc_pb2.RangeResponse) -> Seen:
+    return Seen(answer.kvs[0].value.decode(), answer.kvs[0].mod_revision) if answer.kvs else Seen()

@@ -9,6 +9,9 @@ There are many clients, and their turns are spread evenly over a period no short
 So a client that waits in vain still takes its next turn on time, and there is a fresh attempt every period / clients
 whatever state the system is in: that is the resolution of every outage measured. A few fast clients would all wait
 for the same time limit at once, and the lab would measure its own time limit.
+
+Beside them a few contenders use a few keys in common (`plasmacloud.lab.contention`); they start, rest and stop with
+the rest of the load and are not counted in it.
 """
 
 import asyncio
@@ -19,6 +22,7 @@ from collections.abc import Callable, Sequence
 
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.lab.cluster import Cluster
+from plasmacloud.lab.contention import Contenders
 from plasmacloud.lab.plan import Plan
 from plasmacloud.lab.recorder import Recorder
 from plasmacloud.lab.wire import AttemptFailed, Known, NodeApi
@@ -154,6 +158,7 @@ class Workload:
             Client(self, number, random.Random(f"{plan.seed}/{plan.scenario}/{number}"))
             for number in range(plan.clients)
         ]
+        self._contenders = Contenders(cluster, plan, recorder.register, self.gate)
         self._tasks: list[asyncio.Task[None]] = []
         self._broken: BaseException | None = None
         self.route(cluster.names)
@@ -166,11 +171,13 @@ class Workload:
         """Spread the clients evenly over these nodes, and let them write to no other."""
         for client in self._clients:
             client.route(nodes, client.number)
+        self._contenders.route(nodes)
 
     def start(self) -> None:
         """Begin to write."""
         self.gate.set()
         self._tasks = [asyncio.create_task(client.run()) for client in self._clients]
+        self._tasks += self._contenders.start()
         for task in self._tasks:
             task.add_done_callback(self._client_ended)
 
@@ -184,13 +191,13 @@ class Workload:
 
     async def begin_trial(self, trial: int) -> None:
         """Count from here on for ``trial``; returns when no operation of an earlier trial is under way."""
-        self.trial = trial
+        self.trial = self._contenders.trial = trial
         if not await self.wait(lambda: self.under_way.total() == self.under_way[trial], timeout=30.0):
             raise PlasmaError(f"operations from before trial {trial} did not end within 30 s")
 
     async def stop(self) -> None:
         """Let the operations under way finish, then end."""
-        self.stopping = True
+        self.stopping = self._contenders.stopping = True
         self.gate.set()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=self.op_timeout_s + 5.0)
@@ -202,7 +209,7 @@ class Workload:
 
     async def abort(self) -> None:
         """End now; operations under way are recorded with an unknown outcome."""
-        self.stopping = True
+        self.stopping = self._contenders.stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -73,6 +73,8 @@ class Core:
         self._uncommitted: deque[tuple[int, int]] = deque()  # (index, bytes) of this term's proposals
         self._uncommitted_bytes = 0
         self._sending_due = False  # something may have to be sent to the members
+        self._news_waits = False  # a commit was not told to a member yet, nobody being in a hurry for it
+        self._news_due = False  # now it is
         self._read_round = 0
         self._reads_waiting: list[tuple[int, int]] = []  # (requester, context)
         self._read_batches: deque[tuple[int, int, list[tuple[int, int]]]] = deque()  # (round, read index, requests)
@@ -126,6 +128,7 @@ class Core:
         self._uncommitted.clear()
         self._uncommitted_bytes = 0
         self._sending_due = False
+        self._news_waits = self._news_due = False
         self._read_round = 0
         self._reads_waiting = []
         self._read_batches.clear()

@@ -66,6 +66,7 @@ class Progress:
     __slots__ = (
         "check_due",
         "commit_sent",
+        "commit_wanted",
         "heard_tick",
         "inflights",
         "match",
@@ -89,6 +90,7 @@ class Progress:
         self.recent_active = False  # heard from since the last check-quorum
         self.heard_tick = tick  # when it was last heard from; at first, since when that is waited for
         self.commit_sent = 0  # highest commit index told to the member
+        self.commit_wanted = 0  # somebody at the member waits for the commit of this index
         self.read_round = 0  # latest read round the member confirmed
         self.match_at_heartbeat = 0
         self.check_due = False  # nothing came back for a heartbeat interval: look whether appends were lost

@@ -163,6 +163,9 @@ class Raft(Election):
                 self._become_follower(self.term, 0)
                 return
             self.tracker.forget_activity()
+        if self._news_waits:
+            self._news_waits = False
+            self._sending_due = self._news_due = True
         self._heartbeat_elapsed += 1
         if self._heartbeat_elapsed >= self.config.heartbeat_ticks:
             self._heartbeat_elapsed = 0

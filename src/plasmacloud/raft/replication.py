@@ -42,6 +42,15 @@ class Replication(Reads):
         """Whether a membership change has to wait, because one before it is, or may be, not yet in force."""
         return bool(self.log.memberships) or self.log.applied < self._term_start
 
+    def hurry_commit(self, member: int) -> None:
+        """Somebody at ``member`` waits for what was proposed so far: tell it of that commit without delay.
+
+        Nothing happens on a replica that does not lead, and without ``lazy_commit`` every commit is told at once.
+        """
+        progress = self.tracker.progress.get(member)
+        if progress is not None:
+            progress.commit_wanted = self.log.last_index
+
     def _propose(self, kind: EntryKind, data: bytes) -> tuple[int, int]:
         if self.role is not StateRole.LEADER:
             raise NotLeader(self.leader_id)
@@ -83,16 +92,20 @@ class Replication(Reads):
     # -- sending ---------------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Send every member what is due: entries as the windows allow, else the news of a commit."""
+        """Send every member what is due: entries as the windows allow, else the news of a commit if that is urgent."""
         self._sending_due = False
         last, commit = self.log.last_index, self.log.commit
+        at_once, self._news_due = self._news_due or not self.config.lazy_commit, False
         for member, progress in self.tracker.peers(self.id):
             if progress.state is ProgressState.REPLICATE:
                 while progress.next <= last and not progress.inflights.full:
                     if not self._send_append(member, progress):
                         break
                 if progress.commit_sent < commit and progress.state is ProgressState.REPLICATE:
-                    self._send_empty(MessageType.COMMIT, member, progress)
+                    if at_once or progress.commit_sent < progress.commit_wanted:
+                        self._send_empty(MessageType.COMMIT, member, progress)
+                    else:
+                        self._news_waits = True
             elif progress.state is ProgressState.PROBE and not progress.paused:
                 self._send_append(member, progress)
 

@@ -24,7 +24,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     An election starts after one to one and two thirds times ``election_ticks`` without a leader's message; a
     leader sends heartbeats every ``heartbeat_ticks``. When connections to the leader break, followers start their
-    pre-votes ``hint_stagger_ticks`` apart.
+    pre-votes ``hint_stagger_ticks`` apart. With ``lazy_commit`` the leader tells the others of a commit in the next
+    append, or at the next tick, whichever comes first: under load that saves every second message. A member where
+    somebody waits for the news gets it at once (`Raft.hurry_commit`).
     """
 
     id: int
@@ -38,6 +40,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_apply_bytes: int = 4 * 1024 * 1024
     pre_vote: bool = True
     check_quorum: bool = True
+    lazy_commit: bool = False
 
     def check(self) -> None:
         """Raise `ConfigError` if the settings cannot work."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final
 
+from plasmacloud.base.tls import ClientTls
 from plasmacloud.rpc.client_call import ClientStreaming, trailing_metadata
 from plasmacloud.rpc.client_connection import ClientConnection
 from plasmacloud.rpc.deadlines import DeadlineWheel
@@ -34,6 +36,15 @@ def _too_late(message: str) -> RpcError:
     return RpcError(StatusCode.DEADLINE_EXCEEDED, message, executed=Execution.NOT_EXECUTED)
 
 
+def _describe(error: OSError | TimeoutError) -> str:
+    """Why there is no connection, in words for an operator."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS connection: {error.reason or error}"
+    return str(error) or "no answer in time"
+
+
 class Channel:
     """A client of one ``host:port``. Connects at the first call; use it on one event loop."""
 
@@ -44,12 +55,14 @@ class Channel:
         *,
         limits: Limits = CLIENT_LIMITS,
         options: ChannelOptions | None = None,
+        tls: ClientTls | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self.limits = limits
         self.options = options if options is not None else ChannelOptions()
         self.keepalive_factor = 1.0  # grows when a server asks for fewer pings
+        self._tls = tls
         self._connection: ClientConnection | None = None
         self._leaving: set[ClientConnection] = set()
         self._attempt: asyncio.Task[ClientConnection] | None = None
@@ -199,13 +212,16 @@ class Channel:
         try:
             async with asyncio.timeout(self.options.connect_timeout_s):
                 _, connection = await loop.create_connection(
-                    lambda: ClientConnection(self, self.limits, self.options, wheel), self.host, self.port
+                    lambda: ClientConnection(self, self.limits, self.options, wheel),
+                    self.host,
+                    self.port,
+                    ssl=None if self._tls is None else self._tls.context,
                 )
                 await connection.established
         except (OSError, TimeoutError) as error:
             if connection is not None:
                 connection.abort()
-            self._last_error = str(error) or "no answer in time"
+            self._last_error = _describe(error)
             self._failures += 1
             wait_s = self.options.backoff_initial_s * self.options.backoff_factor ** min(self._failures - 1, 16)
             self._next_attempt_s = loop.time() + min(wait_s, self.options.backoff_max_s) * random.uniform(0.8, 1.2)

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from plasmacloud.base.logging import get_logger
+from plasmacloud.base.tls import ServerTls
 from plasmacloud.rpc.deadlines import DeadlineWheel
 from plasmacloud.rpc.limits import Limits
 from plasmacloud.rpc.server_connection import ServerConnection
@@ -32,15 +33,19 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Event = asyncio.Event()
 
-    async def start(self, host: str, port: int) -> tuple[str, int]:
+    async def start(self, host: str, port: int, *, tls: ServerTls | None = None) -> tuple[str, int]:
         """Listen; port 0 picks a free one. Returns the address bound. May be called for several addresses.
+
+        With ``tls`` only TLS connections are taken on this address.
 
         Raises OSError if the address cannot be bound.
         """
         loop = asyncio.get_running_loop()
         if not self._listeners:
             self.wheel = DeadlineWheel(loop)
-        listener = await loop.create_server(lambda: ServerConnection(self), host, port, backlog=_BACKLOG)
+        listener = await loop.create_server(
+            lambda: ServerConnection(self), host, port, backlog=_BACKLOG, ssl=None if tls is None else tls.context
+        )
         self._listeners.append(listener)
         address = listener.sockets[0].getsockname()
         return address[0], address[1]

@@ -1,6 +1,7 @@
 """Verdicts: what a check can say, and how many checks add up to one answer.
 
 ``PASS``          the property held, and everything needed to judge it was observed;
+``PARTIAL``       of a suite whose own rule says so: what it demands held, something beside it did not;
 ``INCONCLUSIVE``  no violation seen, but the evidence does not prove the property (the fault did not land, a node
                   could not be read);
 ``VOID``          the experiment itself was worthless (too little traffic before the fault);
@@ -14,15 +15,16 @@ import msgspec
 
 
 class Verdict(Enum):
-    """The answer of a check, a scenario or a run."""
+    """The answer of a check, a scenario or a run; in the order of severity. Only PASS is success."""
 
     PASS = "PASS"
+    PARTIAL = "PARTIAL"
     INCONCLUSIVE = "INCONCLUSIVE"
     VOID = "VOID"
     FAIL = "FAIL"
 
 
-_SEVERITY = {Verdict.PASS: 0, Verdict.INCONCLUSIVE: 1, Verdict.VOID: 2, Verdict.FAIL: 3}
+_SEVERITY = {verdict: severity for severity, verdict in enumerate(Verdict)}
 
 
 def combine(verdicts: Iterable[Verdict]) -> Verdict:

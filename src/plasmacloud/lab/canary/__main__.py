@@ -11,9 +11,8 @@ from plasmacloud.lab.canary.store import Store
 from plasmacloud.rpc.server import Server
 
 
-async def serve(name: str, store: Store, listen: Address, cluster: dict[str, Address]) -> None:
+async def serve(node: CanaryNode, listen: Address) -> None:
     """Serve until killed."""
-    node = CanaryNode(name, cluster, store)
     await Server(node.services()).start(listen.host, listen.port)
     await node.run()
 
@@ -25,13 +24,18 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--listen", required=True)
     parser.add_argument("--cluster", required=True)
+    parser.add_argument("--stale-reads", action="store_true")
     given = parser.parse_args()
     members = dict(member.split("=", 1) for member in given.cluster.split(","))
     cluster = {name: parse_address(address) for name, address in members.items()}
     given.data_dir.mkdir(parents=True, exist_ok=True)
     store = Store(given.data_dir / "items.jsonl")
+
+    async def run() -> None:
+        await serve(CanaryNode(given.name, cluster, store, stale_reads=given.stale_reads), parse_address(given.listen))
+
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(given.name, store, parse_address(given.listen), cluster))
+        asyncio.run(run())
 
 
 if __name__ == "__main__":

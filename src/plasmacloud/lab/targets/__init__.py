@@ -2,11 +2,12 @@
 
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.lab.targets.base import Target
-from plasmacloud.lab.targets.canary import Canary
+from plasmacloud.lab.targets.canary import Canary, StaleCanary
 from plasmacloud.lab.targets.chainfire import ChainFire
 from plasmacloud.lab.targets.etcd import Etcd, EtcdTuned
 
-TARGETS: dict[str, Target] = {target.name: target for target in (ChainFire(), Etcd(), EtcdTuned(), Canary())}
+_ALL: tuple[Target, ...] = (ChainFire(), Etcd(), EtcdTuned(), Canary(), StaleCanary())
+TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 
 
 def find_target(name: str) -> Target:

@@ -1,4 +1,4 @@
-"""The canary: a deliberately broken store that the lab must fail. A lab that passes it proves nothing."""
+"""The canaries: deliberately broken stores that the lab must fail. A lab that passes one proves nothing."""
 
 import sys
 from collections.abc import Sequence
@@ -37,3 +37,13 @@ class Canary(Target):
             "--cluster",
             members,
         ]
+
+
+class StaleCanary(Canary):
+    """Reads at a follower what the follower has, which is not what has been acknowledged."""
+
+    name = "canary-stale"
+    describe = "the canary, and its followers answer from memory: must FAIL without any fault"
+
+    def argv(self, node: NodeSpec, cluster: Sequence[NodeSpec]) -> list[str]:
+        return [*super().argv(node, cluster), "--stale-reads"]

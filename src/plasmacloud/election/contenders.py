@@ -1,0 +1,103 @@
+"""Who takes part in an election: each server writes its own row, again and again, as the probe write of its monitor.
+
+One write does three things. That it is committed proves that the database takes writes. What it says lets any server
+name all the others and where they listen. How old it is shows who is alive, by the database's clock alone, so that no
+two machines' clocks are ever compared.
+
+`election_holds` is here because it belongs to the servers, too, not to the electors. While an election has a row there,
+a trigger refuses every new epoch, whichever server asks for it: so nobody can be elected.
+"""
+
+from typing import Any
+
+import msgspec
+
+from plasmacloud.election.lock_key import lock_key
+
+HELD_SQLSTATE = "PLH01"
+
+DDL = f"""
+CREATE TABLE IF NOT EXISTS election_contenders (
+    election text NOT NULL,
+    node_id text NOT NULL,
+    url text NOT NULL,
+    role text NOT NULL,
+    epoch text NOT NULL DEFAULT '',
+    seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (election, node_id)
+);
+CREATE TABLE IF NOT EXISTS election_holds (
+    election text PRIMARY KEY,
+    operator text NOT NULL,
+    reason text NOT NULL,
+    since timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE OR REPLACE FUNCTION election_held() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE held election_holds%ROWTYPE;
+BEGIN
+    SELECT * INTO held FROM election_holds WHERE election = NEW.election;
+    IF FOUND THEN
+        RAISE EXCEPTION 'elections of % are held off by %: %', NEW.election, held.operator, held.reason
+            USING ERRCODE = '{HELD_SQLSTATE}', HINT = 'plasma ha split-brain release';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE OR REPLACE TRIGGER election_held BEFORE INSERT ON leader_epochs
+    FOR EACH ROW EXECUTE FUNCTION election_held();
+"""
+"""Made after the tables of the election itself."""
+
+_CREATION_KEY = lock_key("contender schema")
+
+BEAT_SQL = """
+INSERT INTO election_contenders (election, node_id, url, role, epoch) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (election, node_id) DO UPDATE
+SET url = excluded.url, role = excluded.role, epoch = excluded.epoch, seen_at = clock_timestamp()
+"""
+
+_LIST_SQL = """
+SELECT node_id, url, role, epoch, extract(epoch FROM clock_timestamp() - seen_at)::float8 AS age_s
+FROM election_contenders WHERE election = $1 ORDER BY node_id
+"""
+
+
+class Contender(msgspec.Struct, frozen=True):
+    """One server as its last row describes it. ``age_s``: seconds since then, by the database's clock."""
+
+    node_id: str
+    url: str
+    role: str
+    epoch: str
+    age_s: float
+
+    def alive(self, within_s: float) -> bool:
+        """Whether it takes part and has said so lately."""
+        return self.role != "stopped" and self.age_s <= within_s
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """Elections are held off: by whom, and why."""
+
+    operator: str
+    reason: str
+    since: str
+
+
+async def ensure_contender_schema(connection: Any) -> None:
+    """Make the tables where they are missing. ``connection``: of asyncpg, not in a transaction."""
+    if await connection.fetchval("SELECT to_regclass('election_holds') IS NOT NULL"):
+        return
+    async with connection.transaction():
+        await connection.execute(f"SELECT pg_advisory_xact_lock({_CREATION_KEY})")
+        await connection.execute(DDL)
+
+
+async def list_contenders(connection: Any, election: str) -> tuple[Contender, ...]:
+    """Everybody who ever took part, by name."""
+    return tuple(Contender(**row) for row in await connection.fetch(_LIST_SQL, election))
+
+
+async def read_hold(connection: Any, election: str) -> Hold | None:
+    """The hold on this election, if there is one."""
+    row = await connection.fetchrow("SELECT operator, reason, since FROM election_holds WHERE election = $1", election)
+    return Hold(row["operator"], row["reason"], row["since"].isoformat()) if row else None

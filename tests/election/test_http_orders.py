@@ -1,0 +1,128 @@
+"""Orders of an operator: when they are refused, that they are done once, and a replica that really lags."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from contest import new_server
+from server_rig import eventually, new_name, running_rig
+
+from plasmacloud.election.http_problems import LAG_CRITICAL, NO_CONTENDER, QUORUM_LOST, Outcome, Problem
+from plasmacloud.election.idempotency import Replies
+from plasmacloud.election.quorum import Health, Verdict
+from plasmacloud.election.server_config import is_loopback
+from plasmacloud.election.server_failover import refuse
+from plasmacloud.election.server_service import public_url
+from plasmacloud.postgres.standby import copy_from
+
+HEALTHY = Verdict(Health.HEALTHY, write_ready=True, read_ready=True)
+LAGGING = Verdict(Health.DEGRADED, write_ready=True, read_ready=True, reasons=("behind",), lag_critical=True)
+WEAK = Verdict(Health.DEGRADED, write_ready=True, read_ready=True, reasons=("catchup",))
+LOST = Verdict(Health.LOST, write_ready=False, read_ready=False, reasons=("gone",))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "others", "force", "refused"),
+    [
+        (HEALTHY, 1, False, None),
+        (WEAK, 1, False, None),
+        (LAGGING, 1, False, LAG_CRITICAL),
+        (LAGGING, 1, True, None),
+        (HEALTHY, 0, False, NO_CONTENDER),
+        (HEALTHY, 0, True, None),
+        (LOST, 1, False, QUORUM_LOST),
+        (LOST, 1, True, QUORUM_LOST),
+    ],
+)
+def test_when_a_failover_is_refused(verdict: Verdict, others: int, force: bool, refused: object) -> None:
+    found = refuse(verdict, others=others, force=force)
+    assert (found.kind if found else None) == refused
+    assert found is None or found.outcome is Outcome.NOT_EXECUTED
+
+
+def test_a_repeated_call_waits_for_the_first_and_gets_its_answer() -> None:
+    async def main() -> None:
+        replies, calls = Replies(), 0
+        gate = asyncio.Event()
+
+        async def work() -> int:
+            nonlocal calls
+            calls += 1
+            await gate.wait()
+            return calls
+
+        first = asyncio.create_task(replies.once("k", {"a": 1}, work))
+        second = asyncio.create_task(replies.once("k", {"a": 1}, work))
+        await asyncio.sleep(0)
+        first.cancel()  # its caller goes away; the work goes on
+        gate.set()
+        assert await second == 1
+        assert await replies.once("k", {"a": 1}, work) == 1
+        assert await replies.once("", {"a": 1}, work) == 2
+        with pytest.raises(Problem, match="belongs to another request"):
+            await replies.once("k", {"a": 2}, work)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("outcome", "runs"), [(Outcome.NOT_EXECUTED, 2), (Outcome.UNKNOWN, 1)])
+def test_only_what_may_have_changed_something_is_remembered(outcome: Outcome, runs: int) -> None:
+    async def main() -> None:
+        replies, calls = Replies(), 0
+
+        async def work() -> int:
+            nonlocal calls
+            calls += 1
+            raise Problem(NO_CONTENDER, "nobody", outcome=outcome)
+
+        for _ in range(2):
+            with pytest.raises(Problem):
+                await replies.once("k", {}, work)
+            await asyncio.sleep(0)
+        assert calls == runs
+
+    asyncio.run(main())
+
+
+def test_a_backend_without_its_secrets() -> None:
+    assert public_url("postgres://ha:secret@h1:1,h2/db?password=secret&x=1") == "postgres://ha@h1:1,h2/db"
+    assert public_url("postgres://h1/db") == "postgres://h1/db"
+
+
+def test_what_only_this_machine_reaches() -> None:
+    assert [is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")] == [True] * 4
+    assert [is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org")] == [False] * 4
+
+
+@pytest.mark.slow
+def test_a_failover_with_a_replica_far_behind(tmp_path: Path) -> None:
+    order = {"operator": "ann", "reason": "drill"}
+    with running_rig(tmp_path) as rig:
+        standby = new_server(tmp_path, "standby")
+
+        async def add_standby() -> None:
+            await copy_from(rig.postgres, standby)
+            await standby.start()
+            await standby.execute("SELECT pg_wal_replay_pause()")
+
+        try:
+            leader, follower = rig.pair("--max-lag", "64KiB")
+            asyncio.run(add_standby())
+            filler = "CREATE TABLE filler AS SELECT repeat('x', 1000) AS text FROM generate_series(1, 1000)"
+            asyncio.run(rig.postgres.execute(filler))
+            eventually("it is degraded", lambda: leader.status()["quorum_health"] == "degraded")
+            said = leader.get("/v1/ha/quorum")
+            assert said["replicas"][0]["lag_bytes"] > 65_536
+            assert said["write_ready"] is True
+            refused = leader.post("/v1/ha/failover", json.dumps(order).encode())
+            assert refused.status == 409
+            assert refused.json()["type"] == "urn:plasma:problem:replication-lag-critical"
+            forced = leader.post("/v1/ha/failover", json.dumps({**order, "force": True}).encode())
+            assert forced.json()["new_leader"] == follower.node
+            asyncio.run(standby.execute("SELECT pg_wal_replay_resume()"))
+            eventually("it has caught up", lambda: leader.status()["quorum_health"] == "healthy")
+            names = rig.server("n3", "--min-sync-replicas", "1", election=new_name())
+            eventually("too few", lambda: "required" in " ".join((names.get("/v1/ha/quorum") or {}).get("reasons", [])))
+        finally:
+            standby.end()
