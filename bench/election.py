@@ -59,12 +59,11 @@ class Contest:
     def said(self, name: str, word: str, after: float = 0.0) -> float | None:
         """When that node said so, after a time; the last time it did. A word without a time counts as now."""
         try:
-            lines = self.nodes[name].log_path.read_text().splitlines()
+            text = self.nodes[name].log_path.read_text()
         except OSError:
             return None
-        times = [
-            float(line.split()[-1]) if " " in line else time.monotonic() for line in lines if line.startswith(word)
-        ]
+        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n") and line.startswith(word)]
+        times = [float(line.split()[-1]) if " " in line else time.monotonic() for line in whole]
         return max((at for at in times if at > after), default=None)
 
     async def wait(self, name: str, word: str, after: float = 0.0) -> float:
