@@ -98,11 +98,11 @@ async def trial(contest: Contest, fault: str, leader: str, follower: str, rng: r
         await contest.server.stop(StopMode.FAST)
         fault_at = time.monotonic()
         contest.server.spawn()
-        heirs = (leader, follower)
+        heirs = [leader, follower]
     else:
         fault_at = time.monotonic()
         process.signal(getattr(signal, f"SIG{fault}"))
-        heirs = (follower,)
+        heirs = [follower]
     wrote_at, heir = await first_write(contest, heirs, fault_at)
     leads_at = await contest.wait(heir, "leads", fault_at)
     if fault == "STOP":
