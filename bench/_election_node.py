@@ -5,6 +5,7 @@ which all processes of one machine share.
 """
 
 import asyncio
+import contextlib
 import signal
 import sys
 import time
@@ -66,6 +67,9 @@ class Node:
 
     async def run(self) -> None:
         self.writer = await asyncpg.connect(self.url, timeout=5.0)
+        with contextlib.suppress(StaleEpoch, asyncpg.PostgresError):  # a service's session has been used before
+            async with guarded(self.writer, Epoch(0, 0), election=self.election):
+                pass
         for signum in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signum, self.stop)
         await self.candidate.run()

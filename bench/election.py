@@ -59,12 +59,11 @@ class Contest:
     def said(self, name: str, word: str, after: float = 0.0) -> float | None:
         """When that node said so, after a time; the last time it did. A word without a time counts as now."""
         try:
-            lines = self.nodes[name].log_path.read_text().splitlines()
+            text = self.nodes[name].log_path.read_text()
         except OSError:
             return None
-        times = [
-            float(line.split()[-1]) if " " in line else time.monotonic() for line in lines if line.startswith(word)
-        ]
+        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n") and line.startswith(word)]
+        times = [float(line.split()[-1]) if " " in line else time.monotonic() for line in whole]
         return max((at for at in times if at > after), default=None)
 
     async def wait(self, name: str, word: str, after: float = 0.0) -> float:
@@ -99,11 +98,11 @@ async def trial(contest: Contest, fault: str, leader: str, follower: str, rng: r
         await contest.server.stop(StopMode.FAST)
         fault_at = time.monotonic()
         contest.server.spawn()
-        heirs = (leader, follower)
+        heirs = [leader, follower]
     else:
         fault_at = time.monotonic()
         process.signal(getattr(signal, f"SIG{fault}"))
-        heirs = (follower,)
+        heirs = [follower]
     wrote_at, heir = await first_write(contest, heirs, fault_at)
     leads_at = await contest.wait(heir, "leads", fault_at)
     if fault == "STOP":

@@ -17,7 +17,7 @@ from plasmacloud.election.leadership import Epoch
 from plasmacloud.election.lock_key import lock_halves, lock_key
 from plasmacloud.election.postgres_errors import pooler_in_the_way
 
-FAIR_AFTER_S = 0.1
+FAIR_AFTER_S = 0.03
 """So long the row is waited for in the ordinary way, in which any number of guarded writes may go before.
 
 It is the ``lock_timeout`` of the session that raises epochs."""
