@@ -18,6 +18,7 @@ from plasmacloud.chainfire.commands import CommandKind, encode_batch
 from plasmacloud.chainfire.membership_view import MemberRole, MembershipView, MemberView, log_floor
 from plasmacloud.chainfire.services import MaintenanceService
 from plasmacloud.chainfire.state_machine import StateMachine
+from plasmacloud.chainfire.tuning import Tuning
 from plasmacloud.rpc.proto import rpc_pb2
 from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.service import ServiceTable
@@ -102,7 +103,8 @@ def checkpointer(machine: StateMachine, store: FullStore) -> Checkpointer:
     def fatal(error: Exception) -> None:
         raise error
 
-    return Checkpointer(SimpleNamespace(machine=machine), store, None, interval_s=1.0, on_fatal=fatal)  # type: ignore[arg-type]
+    replica = SimpleNamespace(machine=machine, config=SimpleNamespace(tuning=Tuning()))
+    return Checkpointer(replica, store, None, interval_s=1.0, on_fatal=fatal)  # type: ignore[arg-type]
 
 
 def test_who_cannot_wait_for_space_is_told_and_nothing_is_lost() -> None:
