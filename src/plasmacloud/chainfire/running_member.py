@@ -202,6 +202,7 @@ class RunningMember:
             disk=environment.disk,
             workers=environment.workers,
             stopwatch=environment.stopwatch,
+            quick_s=tuning.quick_sync_s,
             segment_bytes=tuning.segment_bytes,
             window_bytes=tuning.window_bytes,
             initial_mark=mark,

@@ -16,6 +16,7 @@ from plasmacloud.raft.state import Config as RaftConfig
 from plasmacloud.rpc.peer_options import PeerOptions
 from plasmacloud.sim.network import NetworkOptions
 from plasmacloud.sim.process import DiskOptions
+from plasmacloud.storage.wal import DEFAULT_QUICK_S
 
 
 class FaultKind(Enum):
@@ -165,6 +166,7 @@ def _draw_tuning(rng: random.Random) -> Tuning:
         keep_entries=keep,
         max_entries=keep * rng.choice((2, 10)),
         max_log_bytes=(64 << 10) if small else 512 << 20,
+        quick_sync_s=rng.choice((0.0, DEFAULT_QUICK_S)),
     )
 
 
