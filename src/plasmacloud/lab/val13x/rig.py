@@ -298,6 +298,15 @@ class Val13xRig(ElectionRig):
             raise WaitedTooLong(f"{name} has told no epoch")
         return latest[1].epoch
 
+    async def leader_after(self, epoch: str) -> None:
+        """Wait until somebody leads in a newer epoch. Raises `WaitedTooLong`."""
+        number = int(epoch.rpartition(".")[2])
+        await self.watcher.until(
+            lambda: any((status.epoch_number or 0) > number for status in self.watcher.leaders()),
+            timeout=self.plan.recovery_deadline_s,
+            what=f"somebody leads in an epoch after {epoch}",
+        )
+
     # -- back to where all is well -----------------------------------------------------------------------------
 
     async def restore(self) -> None:
