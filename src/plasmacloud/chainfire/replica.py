@@ -64,6 +64,7 @@ _SNAPSHOT = b"\x04"  # a frame of a snapshot transfer
 _INDEX = struct.Struct("<Q")
 _APPLY_BUDGET_S = 0.005  # applying yields to heartbeats after this long
 _READ_RETRY_S = 0.15
+_SINGLE_BYTES = 1024  # an entry of more than this holds more than one command, or a large one
 _PATIENCE_S = 0.9  # without a leader, requests wait for this long (or three election timeouts) before they are refused
 _EXPIRE_TICKS = 5
 
@@ -405,8 +406,13 @@ class Replica:
                 self._reads.confirmed(context, index)
 
     def _written_now(self, ready: Ready) -> bool:
-        """A leader's disk works beside those of the others; a follower has nothing to do but to wait for its own."""
-        return self.raft.leader_id != self.member_id and self._wal.append_now(ready.hard_state, ready.entries)
+        """Whether it is on disk already. A leader's disk works beside those of the others, and new commands come in
+        meanwhile; a follower, or a leader that has a single command, has nothing to do but to wait for its disk."""
+        if self.raft.leader_id == self.member_id:
+            if len(self._writes.queue) > 1 or sum([len(entry.record) for entry in ready.entries]) > _SINGLE_BYTES:
+                return False
+            self.transport.flush()
+        return self._wal.append_now(ready.hard_state, ready.entries)
 
     def _on_durable(self, ready: Ready) -> None:
         self._readys_in_flight -= 1
