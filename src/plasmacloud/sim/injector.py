@@ -274,11 +274,13 @@ class Injector:
     def _amnesia(self, fault: Fault) -> Callable[[], None] | None:
         """Only where everybody else has met the victim's present life: then all of them know better than it.
 
-        Somebody who has not met it cannot know, and is lost to the cluster together with it (`peer_memory`).
+        Somebody who has not met it cannot know, and is lost to the cluster together with it (`peer_memory`). And a
+        member that founded a cluster alone founds it anew on an empty disk, before anybody can tell it otherwise.
         """
         node, cluster = self._victim(fault), self._cluster
         member = node.member
-        if member is None or node.name in cluster.ruined or not cluster.can_spare(node):
+        alone = cluster.options.members == 1
+        if member is None or alone or node.name in cluster.ruined or not cluster.can_spare(node):
             return None
         for other in cluster.intact():
             if other is node or not cluster.observer.belongs(other.member_id):
