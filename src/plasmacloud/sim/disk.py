@@ -47,8 +47,21 @@ class Inode:
             _overwrite(self.durable, offset, data)
         self.unsynced.clear()
 
+    def sync_last(self) -> None:
+        """The last write is on the medium, whatever became of those before it."""
+        offset, data = self.unsynced.pop()
+        _overwrite(self.durable, offset, data)
+
+    def fail_to_sync(self, keep: Keep) -> None:
+        """Some of it reached the medium. Reads return all of it, and no later sync will try again."""
+        self._write_out(keep)
+
     def lose_power(self, keep: Keep) -> None:
         """Only what is on the medium is left, and those unsynced sectors that ``keep`` accepts."""
+        self._write_out(keep)
+        self.data = bytearray(self.durable)
+
+    def _write_out(self, keep: Keep) -> None:
         for offset, data in self.unsynced:
             at = 0
             while at < len(data):
@@ -57,7 +70,6 @@ class Inode:
                     _overwrite(self.durable, offset + at, data[at : at + size])
                 at += size
         self.unsynced.clear()
-        self.data = bytearray(self.durable)
 
     def alter(self, offset: int, data: bytes) -> None:
         """The medium itself changes, and nobody did it."""
@@ -129,7 +141,9 @@ class SimFile:
 
     def write_durably(self, buffers: Sequence[bytes], offset: int) -> int:
         accepted = self.pwritev(buffers, offset)
-        self.fdatasync()
+        self._sync()
+        if accepted:
+            self._inode.sync_last()
         return accepted
 
     def zero_fill(self, size_bytes: int) -> None:
@@ -139,13 +153,15 @@ class SimFile:
         self._inode.write(0, bytes(size_bytes))
 
     def fdatasync(self) -> None:
+        self._sync()
+        self._inode.sync()
+
+    def _sync(self) -> None:
         try:
             self._disk.step("sync", self._path)
         except OSError:
-            # After a failed sync the kernel may forget what it could not write, and nobody can tell what it did.
-            self._inode.lose_power(self._disk.coin)
+            self._inode.fail_to_sync(self._disk.coin)
             raise
-        self._inode.sync()
 
     fsync = fdatasync
 
