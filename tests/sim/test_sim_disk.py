@@ -186,3 +186,18 @@ def test_a_process_may_die_in_the_middle_of_a_piece_of_work() -> None:
         disk.restart(power_lost=False)
         reached.add(content(disk))
     assert reached >= {b"", b"0", b"01", b"012", b"0123"}
+
+
+def test_a_write_in_which_everything_ends_is_done_in_part() -> None:
+    found = set()
+    for seed in range(60):
+        disk = disk_with_file(seed)
+        file = disk.open(FILE)
+        disk.cut_after(0)
+        with pytest.raises(PowerLoss):
+            file.pwritev([b"x" * (3 * SECTOR_BYTES)], 0)
+        with pytest.raises(PowerLoss):
+            file.pwritev([b"never"], 0)
+        disk.restart(power_lost=False)
+        found.add(len(content(disk)))
+    assert found == {0, SECTOR_BYTES, 2 * SECTOR_BYTES, 3 * SECTOR_BYTES}

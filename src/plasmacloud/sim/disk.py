@@ -5,8 +5,8 @@ return, and what is surely on the medium; the writes in between are a list, of w
 512-byte sectors. Of every directory likewise: names that were not synced survive in any combination, a rename whole or
 not at all. A process that is killed loses nothing.
 
-While a process dies in the middle of an operation, `cut_after` lets the disk die under it: the operation that comes
-then, and everything behind it, has no effect and raises `PowerLoss`.
+While a process dies in the middle of an operation, `cut_after` lets the disk die under it: of a write that comes then
+some sectors are done, and everything behind it has no effect; all raise `PowerLoss`.
 """
 
 import errno
@@ -131,7 +131,12 @@ class SimFile:
     def pwritev(self, buffers: Sequence[bytes], offset: int) -> int:
         data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
         disk, inode = self._disk, self._inode
-        disk.step("write", self._path)
+        try:
+            disk.step("write", self._path)
+        except PowerLoss:
+            if disk.dies_now and data:
+                inode.write(offset, bytes(data[: SECTOR_BYTES * disk.rng.randrange(len(data) // SECTOR_BYTES + 1)]))
+            raise
         growth = offset + len(data) - len(inode.data)
         if growth > 0:
             data = data[: max(0, len(data) - max(0, growth - disk.room(growth)))]
@@ -212,6 +217,11 @@ class SimDisk:
             raise PowerLoss
         if self.on_step is not None:
             self.on_step(operation, path)
+
+    @property
+    def dies_now(self) -> bool:
+        """Whether it is the present operation in the middle of which everything ends."""
+        return self._cut_after == -1
 
     def coin(self) -> bool:
         """Chance."""
