@@ -160,6 +160,22 @@ def test_joining_nobody_ends_with_an_explanation(growing: Growing) -> None:
     assert "Traceback" not in node.log
 
 
+def test_a_directory_of_another_cluster_is_not_joined_with(growing: Growing) -> None:
+    first = growing.start("n1", "--bootstrap")
+    other = growing.start("n2", "--bootstrap")
+    put(other, "elsewhere")
+    assert other.process is not None
+    assert other.process.stop() == 0
+    growing.launch(other, "--join", first.client)
+    assert other.process.wait(DEADLINE_S) == ExitCode.CONFIG
+    assert "belongs to member n2 of cluster" in other.log
+    assert f"at {first.client} serves cluster" in other.log
+    assert [member.name for member in view(first).members] == ["n1"], "nobody was added"
+    put(first, "after")
+    growing.launch(other, "--bootstrap").wait_for_log("ready to serve clients", times=2)
+    assert b"elsewhere" in held(other), "its own cluster is as it was"
+
+
 def test_an_empty_directory_does_not_take_the_place_of_a_member(growing: Growing) -> None:
     first = growing.start("n1", "--bootstrap")
     second = growing.start("n2", "--join", first.client)

@@ -49,7 +49,10 @@ class CountingDisk(OsDisk):
 class Nobody:
     """The transport of a member that is alone."""
 
+    keepalive_s = 0.1
+
     def __init__(self, **identity: Any) -> None:
+        self.on_round_trip: Callable[[int, float, float], None] | None = None
         self.identity = identity
         self.listening = False
 

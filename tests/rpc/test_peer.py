@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from peer_members import Answerer, Caller, Member, fully_connected, pair, run, until
+from peer_members import DEADLINE_S, Answerer, Caller, Member, fully_connected, pair, run, until
 
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.base.process import ManagedProcess, free_ports
@@ -230,6 +230,27 @@ def test_a_frozen_process_is_reported_when_it_was_silent_for_too_long(tmp_path: 
             assert one.lost == [2]
         finally:
             two.kill()
+
+    run(main)
+
+
+def test_every_answered_ping_is_reported_once_with_its_time() -> None:
+    async def main() -> None:
+        one, two = await pair(options=PeerOptions(keepalive_s=0.02))
+        loop = asyncio.get_running_loop()
+        trips: list[tuple[int, float, float]] = []
+        began = loop.time()
+        one.transport.on_round_trip = lambda *trip: trips.append(trip)
+        await until(lambda: len(trips) >= 5)
+        received = [at for _, at, _ in trips]
+        assert {member for member, _, _ in trips} == {2}
+        assert received == sorted(received)
+        assert began <= received[0] <= received[-1] <= loop.time()
+        assert all(0 <= took < DEADLINE_S for _, _, took in trips)
+        await two.transport.close()
+        count = len(trips)
+        await until(lambda: one.lost == [2])
+        assert len(trips) <= count + 1, "nobody answers any more"
 
     run(main)
 

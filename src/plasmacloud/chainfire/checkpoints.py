@@ -13,6 +13,7 @@ import msgspec
 from plasmacloud.base.errors import StorageError
 from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire.replica import Replica
+from plasmacloud.chainfire.state_machine import Checkpoint
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.storage.record_store import RecordStore
 from plasmacloud.storage.wal import Wal
@@ -57,6 +58,7 @@ class Checkpointer:
         self._running = asyncio.Lock()
         self._savings: dict[asyncio.Task[None], None] = {}
         self._tuning = replica.config.tuning
+        self._taken: Checkpoint | None = None  # and not yet committed
 
     async def run(self) -> None:
         """Save when it is time, and do the housekeeping that goes with it."""
@@ -76,7 +78,17 @@ class Checkpointer:
                 return
 
     async def save(self) -> None:
-        """Commit everything applied so far; waits for space on a full disk. Raises `StorageError`.
+        """Commit everything applied so far; waits for space on a full disk. Raises `StorageError`."""
+        while True:
+            try:
+                await self.save_now()
+                return
+            except DiskFull as error:
+                log.warning("no space for a checkpoint, the log keeps everything", error=str(error))
+                await asyncio.sleep(_RETRY_S)
+
+    async def save_now(self) -> None:
+        """Commit everything applied so far. Raises `DiskFull`, after which it may be tried again, or `StorageError`.
 
         Who waits for it may give up: what was begun is finished, because nothing else can be saved before.
         """
@@ -87,9 +99,10 @@ class Checkpointer:
 
     def _saved_or_not(self, saving: "asyncio.Task[None]") -> None:
         del self._savings[saving]
-        if not saving.cancelled() and (error := saving.exception()) is not None:
-            # Whoever asked: what could not be saved stays in memory, and the next checkpoint cannot be taken.
-            self._on_fatal(error if isinstance(error, Exception) else StorageError(repr(error)))
+        if saving.cancelled() or (error := saving.exception()) is None or isinstance(error, DiskFull):
+            return
+        # Whoever asked: what could not be saved stays in memory, and the next checkpoint cannot be taken.
+        self._on_fatal(error if isinstance(error, Exception) else StorageError(repr(error)))
 
     async def close(self) -> None:
         """Save nothing more. A commit under way ends before the store is closed, on its own thread."""
@@ -100,22 +113,21 @@ class Checkpointer:
 
     async def _save(self) -> None:
         async with self._running:
+            if self._taken is not None:
+                await self._commit(self._taken)
             machine = self._replica.machine
-            if machine.applied_index == self._saved.index:
-                return
-            checkpoint = machine.take_checkpoint()
-            while True:
-                try:
-                    await self._loop.run_in_executor(
-                        None, lambda: self._store.commit(checkpoint.puts, checkpoint.deletes, checkpoint.meta)
-                    )
-                    break
-                except DiskFull as error:
-                    # What was taken stays readable in memory until its own commit succeeds.
-                    log.warning("no space for a checkpoint, the log keeps everything", error=str(error))
-                    await asyncio.sleep(_RETRY_S)
-            machine.checkpoint_done()
-            self._saved = _Saved(checkpoint.state.applied_index, checkpoint.state.applied_term, checkpoint.conf)
+            if machine.applied_index != self._saved.index:
+                await self._commit(machine.take_checkpoint())
+
+    async def _commit(self, checkpoint: Checkpoint) -> None:
+        # What was taken stays readable in memory until its own commit succeeds.
+        self._taken = checkpoint
+        await self._loop.run_in_executor(
+            None, lambda: self._store.commit(checkpoint.puts, checkpoint.deletes, checkpoint.meta)
+        )
+        self._taken = None
+        self._replica.machine.checkpoint_done()
+        self._saved = _Saved(checkpoint.state.applied_index, checkpoint.state.applied_term, checkpoint.conf)
 
     def _shorten_log(self) -> None:
         """Let entries go that are in a checkpoint here.

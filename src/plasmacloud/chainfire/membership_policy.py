@@ -141,6 +141,10 @@ class MembershipPolicy:
         """The change that was asked for last, until it is `settled`, seen in the view, or given up."""
         return self._in_flight
 
+    def set_round(self, round_s: float) -> None:
+        """The election timeout has changed: a round may take that long (seconds)."""
+        self.config = msgspec.structs.replace(self.config, round_s=round_s)
+
     def settled(self) -> None:
         """The change asked for last was answered, by success or refusal."""
         self._in_flight = None

@@ -12,17 +12,22 @@ import msgspec
 
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.chainfire.config import ServerConfig, Start
-from plasmacloud.chainfire.datadir import JOIN_NOTE, read_place, write_note
+from plasmacloud.chainfire.datadir import JOIN_NOTE, Place, read_place, write_note
 from plasmacloud.chainfire.environment import Environment
 from plasmacloud.chainfire.forming import form
-from plasmacloud.chainfire.join import Membership, ask_to_join
+from plasmacloud.chainfire.join import Membership, ask_to_join, cluster_at
 from plasmacloud.chainfire.members import ClusterIdentity, found_cluster
 from plasmacloud.storage.disk import Disk
 from plasmacloud.storage.small_files import read_file
 
+_ASK_S = 1.0
+
 
 async def find_place(config: ServerConfig, environment: Environment) -> ServerConfig:
     """The configuration with member id, cluster id and founders filled in. Raises `ConfigError`."""
+    placed = read_place(config.data_dir, disk=environment.disk)
+    if placed is not None and config.start is Start.JOIN:
+        await _check_same_cluster(config, placed)
     known = known_place(config, disk=environment.disk)
     if known is not None:
         return known
@@ -70,6 +75,19 @@ def take_place(config: ServerConfig, membership: Membership, *, disk: Disk) -> S
     """Note, durably, which place the cluster has given to this machine. Raises `ConfigError` or `StorageError`."""
     write_note(config.data_dir, JOIN_NOTE, msgspec.json.encode(membership), disk=disk)
     return _joined(config, membership)
+
+
+async def _check_same_cluster(config: ServerConfig, placed: Place) -> None:
+    """A directory that has its place keeps it, whatever --join says; but if those there are of another cluster, then
+    this is the wrong directory, or they are the wrong addresses. Nobody need answer: all may be starting at once."""
+    found = await asyncio.gather(*(cluster_at(target, timeout_s=_ASK_S) for target in config.join))
+    for target, cluster_id in zip(config.join, found, strict=True):
+        if cluster_id not in (None, placed.cluster_id):
+            raise ConfigError(
+                f"{config.data_dir} belongs to member {placed.name} of cluster {placed.cluster_id:x}, and at {target} "
+                f"serves cluster {cluster_id:x}",
+                hint="to join that one: an empty --data-dir; to go on in its own cluster: addresses of its members",
+            )
 
 
 def _read_note(data_dir: Path, disk: Disk) -> Membership | None:

@@ -36,7 +36,7 @@ from plasmacloud.chainfire.lane import Lane
 from plasmacloud.chainfire.member_care import MemberCare
 from plasmacloud.chainfire.members import format_id
 from plasmacloud.chainfire.membership_policy import JoinProgress
-from plasmacloud.chainfire.membership_view import MembershipView, admit
+from plasmacloud.chainfire.membership_view import MembershipView, admit, log_floor
 from plasmacloud.chainfire.neighbours import Neighbours, own_address
 from plasmacloud.chainfire.peer_memory import Forgotten, PeerRegister, forgotten
 from plasmacloud.chainfire.proposals import Overloaded, ProposalQueue
@@ -373,6 +373,9 @@ class Replica:
             self._on_fatal(error)
 
     def _serve(self) -> None:
+        if self._leader_seen != (self.raft.leader_id, self.raft.term):
+            self._leader_changed()
+            self._send_commands()  # what has waited for a leader travels with the entry that begins its term
         self._drive()
         if self._leader_seen != (self.raft.leader_id, self.raft.term):
             self._leader_changed()
@@ -576,10 +579,10 @@ class Replica:
         return self.transport.send(member_id, _SNAPSHOT + frame)
 
     def share_floor(self) -> None:
-        """On the leader: tell every member up to which index all of them have the log."""
+        """On the leader: tell every member up to which index all of them have the log (`log_floor`)."""
         if not self.is_leader:
             return
-        self.floor = min(progress.match for progress in self.raft.status().progress.values())
+        self.floor = log_floor(self.membership_view())
         frame = _FLOOR + _INDEX.pack(self.floor)
         for member in self.cluster.members:
             if member.id != self.member_id:

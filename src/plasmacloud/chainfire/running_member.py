@@ -40,7 +40,7 @@ from plasmacloud.storage.snapshot import SnapshotInfo, write_snapshot
 from plasmacloud.storage.wal import Wal
 from plasmacloud.storage.wal_format import Identity, LogMark
 
-_CARE_S = 0.1  # how often a leader looks after the members, unless its heartbeats are slower
+_AGAIN_S = 0.1
 _CLOSE_S = 5.0  # how long the log may take to write what is queued
 
 log = get_logger("chainfire")
@@ -261,8 +261,8 @@ class RunningMember:
         )
 
     async def make_snapshot(self, path: Path) -> SnapshotInfo:
-        """Write the state as it is now to a file. Raises `StorageError`."""
-        await self.checkpointer.save()
+        """Write the state as it is now to a file. Raises `StorageError`, among others when there is no space."""
+        await self.checkpointer.save_now()
         write = partial(
             write_snapshot,
             self.store,
@@ -308,7 +308,7 @@ class RunningMember:
             try:
                 await answer
             except _NotPublished:
-                await asyncio.sleep(_CARE_S)  # no leader in time: once more
+                await asyncio.sleep(_AGAIN_S)  # no leader in time: once more
                 continue
             log.info("ready to serve clients", clients=str(config.listen_client))
             forget = partial(forget_asides, config.data_dir, disk=self.environment.disk)
@@ -316,10 +316,12 @@ class RunningMember:
             return
 
     async def _look_after(self) -> None:
-        """What a leader does about the members, several times a second."""
+        """What a leader does about the members, and every member about its own timing, several times a second."""
+        care = self.replica.care
         while True:
-            await asyncio.sleep(max(self.config.heartbeat_interval_s, _CARE_S))
-            self.replica.care.look_after_members()
+            await asyncio.sleep(care.beat_s)
+            care.look_after_members()
+            care.look_after_timing(self.wal.metrics)
 
     def _evidence(self, member_id: int) -> Evidence:
         """What the replicated state knows of a member's lives."""

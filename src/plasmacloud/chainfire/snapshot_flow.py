@@ -30,6 +30,7 @@ from plasmacloud.storage.snapshot import DamagedSnapshot, SnapshotInfo
 from plasmacloud.storage.wal_format import Identity
 
 _OUTGOING = "outgoing.snapshot"
+_RETRY_S = 2.0
 CLIENT_PREFIX = "client-"
 """Directories of snapshots that are on their way to clients begin so."""
 
@@ -134,6 +135,7 @@ class SnapshotFlow:
                 self._offer(member)
         except (StorageError, OSError) as error:
             log.warning("no snapshot could be made", error=str(error))
+            await asyncio.sleep(_RETRY_S)  # as soon as raft hears of it, it wants the next one
             for member in sorted(self._wanting):
                 self._report(member, False)
         finally:

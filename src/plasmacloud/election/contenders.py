@@ -15,6 +15,9 @@ import msgspec
 from plasmacloud.election.lock_key import lock_key
 
 HELD_SQLSTATE = "PLH01"
+STOPPED = "stopped"
+STANDS_BACK = "stands-back"
+"""Said in place of the role by a node that has just handed leadership over, and leaves it to others for a moment."""
 
 DDL = f"""
 CREATE TABLE IF NOT EXISTS election_contenders (
@@ -72,7 +75,11 @@ class Contender(msgspec.Struct, frozen=True):
 
     def alive(self, within_s: float) -> bool:
         """Whether it takes part and has said so lately."""
-        return self.role != "stopped" and self.age_s <= within_s
+        return self.role != STOPPED and self.age_s <= within_s
+
+    def waits(self, within_s: float) -> bool:
+        """Whether it would take leadership now. Another one's row that says ``leader`` is about to be rewritten."""
+        return self.alive(within_s) and self.role not in (STANDS_BACK, "leader")
 
 
 class Hold(msgspec.Struct, frozen=True):

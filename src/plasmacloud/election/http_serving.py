@@ -40,7 +40,7 @@ def bind(address: Address) -> socket.socket:
     except OSError as error:
         sock.close()
         hint = (
-            "another process listens there" if error.errno == errno.EADDRINUSE else "it is an address of this machine?"
+            "another process listens there" if error.errno == errno.EADDRINUSE else "is it an address of this machine?"
         )
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise ConfigError(f"cannot listen on {address}: {why}", hint=hint) from None

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from plasmacloud.base.logging import get_logger
 from plasmacloud.election.candidate import Listener, Sighting
-from plasmacloud.election.epochs import channel, close_epoch, look, raise_epoch
+from plasmacloud.election.epochs import FAIR_AFTER_S, channel, close_epoch, look, raise_epoch, warm_up
 from plasmacloud.election.errors import ElectionError, ElectionUnavailable, ServerTooOld
 from plasmacloud.election.leadership import Epoch
 from plasmacloud.election.lock_key import lock_key
@@ -60,7 +60,7 @@ class PostgresPlace:
         return {
             "idle_session_timeout": _ms(10 * timers.session_timeout),
             "idle_in_transaction_session_timeout": _ms(timers.session_timeout),
-            "lock_timeout": _ms(timers.epoch_timeout),
+            "lock_timeout": _ms(FAIR_AFTER_S),
             **_COMMON,
         }
 
@@ -101,6 +101,7 @@ class PostgresSession:
         if not self._place.schema_ready:
             await self._translated(lambda: ensure_schema(self._state, self._place.election))
             self._place.schema_ready = True
+        await self._translated(lambda: warm_up(self._state))
         self._observer = asyncio.get_running_loop().create_task(self._observe())
 
     async def ask(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from plasmacloud.client import Client, ClientError
-from plasmacloud.election.contenders import Contender
+from plasmacloud.election.contenders import STOPPED, Contender
 from plasmacloud.election.etcd_keys import PREFIX
 from plasmacloud.election.quorum import Observation
 from plasmacloud.election.quorum_watch import QuorumWatch, WatchConfig
@@ -45,7 +45,7 @@ class EtcdWatch(QuorumWatch):
             async with asyncio.timeout(self.config.timeout_s):
                 client = self._open()
                 began_s = time.monotonic()
-                await self._beat(client, self._leadership().role.value)
+                await self._beat(client, self.role())
                 write_ms = (time.monotonic() - began_s) * 1000
         except TimeoutError:
             return Observation(sent_s, silence=f"no answer within {self.config.timeout_s:g} s")
@@ -76,7 +76,7 @@ class EtcdWatch(QuorumWatch):
         """Write into this server's key that it has left, if that can be done quickly."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(self.config.timeout_s):
-                await self._beat(self._open(), "stopped")
+                await self._beat(self._open(), STOPPED)
                 await self._open().close()
 
     def _open(self) -> Client:

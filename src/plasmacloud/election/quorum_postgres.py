@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from plasmacloud.base.logging import get_logger
-from plasmacloud.election.contenders import BEAT_SQL, ensure_contender_schema, list_contenders, read_hold
+from plasmacloud.election.contenders import BEAT_SQL, STOPPED, ensure_contender_schema, list_contenders, read_hold
 from plasmacloud.election.errors import ElectionError
 from plasmacloud.election.quorum import Observation, Replica
 from plasmacloud.election.quorum_watch import QuorumWatch, WatchConfig
@@ -81,7 +81,7 @@ class PostgresWatch(QuorumWatch):
                     return self._refused(sent_s, "the server is read-only", readable=True)
                 replicas, hidden = await self._read_replicas()
                 began_s = time.monotonic()
-                await self._beat(self._leadership().role.value)
+                await self._beat(self.role())
                 write_ms = (time.monotonic() - began_s) * 1000
         except TimeoutError:
             self._abandon()
@@ -130,7 +130,7 @@ class PostgresWatch(QuorumWatch):
         with contextlib.suppress(Exception):
             async with asyncio.timeout(self.config.timeout_s):
                 await self._connect()
-                await self._beat("stopped")
+                await self._beat(STOPPED)
                 await self._connection.close()
 
     def close(self) -> None:

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from plasmacloud.base.logging import get_logger
-from plasmacloud.election.contenders import Contender, Hold
-from plasmacloud.election.leadership import Leadership
+from plasmacloud.election.contenders import STANDS_BACK, Contender, Hold
+from plasmacloud.election.leadership import Leadership, Role
 from plasmacloud.election.quorum import Change, Health, Judge, Limits, Observation
 
 _KEPT = 256
@@ -63,6 +63,8 @@ class QuorumWatch:
         self.hold: Hold | None = None
         self.checked_at: datetime | None = None
         self.timeline = 0
+        self.stands_back_until_s = 0.0
+        self._looked = asyncio.Event()
         self._leadership = leadership
         self._on_probe = on_probe
         self._on_change = on_change
@@ -72,6 +74,12 @@ class QuorumWatch:
     def unwritten(self) -> int:
         """How many transitions wait for the database."""
         return len(self._unwritten)
+
+    def role(self) -> str:
+        """What this server's row says of it."""
+        role = self._leadership().role
+        standing_back = role is Role.FOLLOWER and time.monotonic() < self.stands_back_until_s
+        return STANDS_BACK if standing_back else role.value
 
     async def run(self) -> None:
         """Probe every interval, until cancelled."""
@@ -96,6 +104,12 @@ class QuorumWatch:
         self._announce(self.judge.observe(seen, now_s))
         if self.judge.verdict.write_ready:
             await self.note_down()
+        self._looked.set()
+        self._looked = asyncio.Event()
+
+    async def next_look(self) -> None:
+        """Wait for the end of the next probe."""
+        await self._looked.wait()
 
     async def observe(self, sent_s: float) -> Observation:
         """One look at the store, and one write. Raises nothing, and ends within its deadlines."""

@@ -143,7 +143,20 @@ class ElectionService:
 
     def is_alive(self, contender: Contender) -> bool:
         """Whether it has written its row lately."""
-        return contender.alive(max(2.0, _ALIVE_INTERVALS * self.config.monitor_interval_s))
+        return contender.alive(self._lately_s)
+
+    def others_waiting(self) -> int:
+        """How many other nodes would take leadership now."""
+        own = self.config.node_id
+        return sum(c.waits(self._lately_s) for c in self.watch.contenders if c.node_id != own)
+
+    def others_alive(self) -> int:
+        """How many other nodes take part."""
+        return sum(self.is_alive(c) for c in self.watch.contenders if c.node_id != self.config.node_id)
+
+    @property
+    def _lately_s(self) -> float:
+        return max(2.0, _ALIVE_INTERVALS * self.config.monitor_interval_s)
 
     def leader_url(self) -> str:
         """Where the leader listens, if that is known; else empty."""

@@ -66,6 +66,7 @@ class PeerTransport:
 
     ``on_stranger(member, address)``: a member that is none of the peers was let in, and says where it can be dialled
     (``host:port``, unchecked). ``address`` is what this member says of itself.
+    ``on_round_trip(member, received_at, took_s)``, an attribute: a ping was answered, at that time of the loop.
 
     ``judge`` is asked about the other side of every connection, see `peer_door.Judge`. ``on_refused(member, refusal)``:
     that member says, with one of the `FINAL` codes, that *we* are the problem. Peers set before `start` are waited for
@@ -119,6 +120,7 @@ class PeerTransport:
         self._on_connected = on_connected
         self._on_refused = on_refused
         self._on_stranger = on_stranger
+        self.on_round_trip: Callable[[int, float, float], None] | None = None
         self._server_tls = server_tls
         self._client_tls = client_tls
         self._peers: dict[int, _Peer] = {}
@@ -136,6 +138,11 @@ class PeerTransport:
         self._ticked_at = 0.0
         self._dials: dict[asyncio.Task[None], None] = {}  # oldest first
         self._all_closed: asyncio.Event | None = None
+
+    @property
+    def keepalive_s(self) -> float:
+        """How often each member is asked for a sign of life, in seconds."""
+        return self.options.keepalive_s
 
     # Life
 
@@ -462,6 +469,10 @@ class PeerTransport:
             log.info("peer hung up before it was let in", member=f"{link.member_id:016x}", reason=reason)
         elif self._logged.is_new("stranger", link.remote.rpartition(":")[0], reason):
             log.warning("closed a connection that is no peer's", address=link.remote, reason=reason)
+
+    def link_measured(self, link: PeerLink, took_s: float) -> None:
+        if self.on_round_trip is not None and link.open:
+            self.on_round_trip(link.member_id, link.last_received, took_s)
 
     def link_closed(self, link: PeerLink) -> None:
         self._links.pop(link, None)

@@ -63,6 +63,9 @@ class LinkOwner(Protocol):
     def link_open(self, link: "PeerLink") -> None:
         """The handshake succeeded; ``link.member_id`` and ``link.incarnation`` are known."""
 
+    def link_measured(self, link: "PeerLink", took_s: float) -> None:
+        """A ping came back after so many seconds, at ``link.last_received``."""
+
     def link_lost(self, link: "PeerLink", reason: str) -> None:
         """The connection is over and it was not us who ended it. Called at most once."""
 
@@ -267,6 +270,7 @@ class OutgoingLink(PeerLink):
         sample_s = (self._clock_ns() - stamp) / 1e9
         if stamp and 0 <= sample_s < 60:
             self.rtt_s = sample_s if self.rtt_s is None else self.rtt_s + (sample_s - self.rtt_s) / 8
+            self._owner.link_measured(self, sample_s)
 
     def _set_ended(self) -> None:
         super()._set_ended()

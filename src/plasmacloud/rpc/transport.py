@@ -11,6 +11,12 @@ from plasmacloud.rpc.peer_wire import Refusal
 class Transport(Protocol):
     """Frames to and from the other members; what the callbacks mean is said in `peer.PeerTransport`."""
 
+    on_round_trip: Callable[[int, float, float], None] | None
+
+    @property
+    def keepalive_s(self) -> float:
+        """How often each member is asked for a sign of life, in seconds."""
+
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen, and dial the peers known so far. Returns the address in use. Raises `ConfigError`."""
 

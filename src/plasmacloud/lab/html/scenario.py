@@ -202,8 +202,8 @@ def _caption(chart: Chart) -> str:
         text += f", {total:,} dots that can be told apart"
     if drawn.ok_drawn < drawn.ok_total:
         text += (
-            f"; of the acknowledged ones {drawn.ok_drawn:,} of {drawn.ok_total:,} are drawn, the fastest and slowest of "
-            "every moment among them"
+            f"; of the acknowledged ones {drawn.ok_drawn:,} of {drawn.ok_total:,} are drawn, the fastest and slowest "
+            "of every moment among them"
         )
     if drawn.others_drawn < drawn.others_total:
         text += f"; of the others {drawn.others_drawn:,} of {drawn.others_total:,} marks, thinned the same way"
