@@ -415,12 +415,15 @@ class Lives:
             try:
                 member.open(received)
                 await member.start()
-                received = await member.run(stop)
+                arrived = await member.run(stop)
             finally:
                 await member.close()
                 self.member = None
-            if received is None:
+            if arrived is None:
                 return
+            # While it was checked and prepared, another leader may have sent everything that is in it, and more: then
+            # the log may begin behind it. What was prepared is rubbish in that case, and the next start removes it.
+            received = arrived if arrived.info.index > member.machine.applied_index else None
 
 
 async def _end(task: "asyncio.Task[None]") -> None:
