@@ -406,8 +406,7 @@ class Replica:
                 self._reads.confirmed(context, index)
 
     def _written_now(self, ready: Ready) -> bool:
-        """Whether it is on disk already. A leader's disk works beside those of the others, and new commands come in
-        meanwhile; a follower, or a leader that has a single command, has nothing to do but to wait for its disk."""
+        """A follower waits for its disk alone; a leader for the others' too, unless it has a single command."""
         if self.raft.leader_id == self.member_id:
             if len(self._writes.queue) > 1 or sum([len(entry.record) for entry in ready.entries]) > _SINGLE_BYTES:
                 return False
