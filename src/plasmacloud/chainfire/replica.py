@@ -146,12 +146,12 @@ class Replica:
         )
         return Lane(origin, incarnation, queue, batch_bytes=batch_bytes)
 
-    async def start(self) -> None:
-        """Listen for the other members, dial them, and begin to tick."""
+    async def start(self, quiet_s: float = 0.0) -> None:
+        """Listen for the other members, dial them, and begin to tick, ``quiet_s`` seconds later."""
         self._sync_peers()
         await self.transport.start(self.config.listen_peer.host, self.config.listen_peer.port)
         self._running = True
-        self._next_tick_at = self._loop.time() + self.config.tick_s
+        self._next_tick_at = self._loop.time() + max(self.config.tick_s, quiet_s)
         self._tick_handle = self._loop.call_at(self._next_tick_at, self._tick)
         self.wake()
 

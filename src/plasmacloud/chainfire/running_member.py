@@ -41,6 +41,7 @@ from plasmacloud.storage.wal import Wal
 from plasmacloud.storage.wal_format import Identity, LogMark
 
 _AGAIN_S = 0.1
+_FOUNDER_QUIET_S = 1.0  # who founds a cluster alone may have done so before and lost its disk: the others will say so
 _CLOSE_S = 5.0  # how long the log may take to write what is queued
 
 log = get_logger("chainfire")
@@ -165,7 +166,8 @@ class RunningMember:
 
     async def start(self) -> None:
         """Talk to the other members and let clients in. Raises `ConfigError` when an address cannot be used."""
-        await self.replica.start()
+        alone_and_new = self.wal.recovery.created and len(self.config.cluster.members) == 1
+        await self.replica.start(quiet_s=_FOUNDER_QUIET_S if alone_and_new else 0.0)
         await self.doors.open()
         self._start_task(self._look_after())
         self._start_task(self.checkpointer.run())
