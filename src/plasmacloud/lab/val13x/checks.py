@@ -279,6 +279,15 @@ def _stale(scenario: Scenario) -> str:
     return "every write in an old epoch is refused, one in the newest is accepted"
 
 
+def resume_ms(case: Case, trial: Trial) -> float | None:
+    """From the moment in which a database took sessions again to the first acknowledged write; None: there was none."""
+    if not trial.restarts:
+        return None
+    ready_ns = trial.restarts[0].at_ns
+    first = next((at_ns for at_ns in case.ack_ns if at_ns > ready_ns), None)
+    return (first - ready_ns) / 1e6 if first is not None else None
+
+
 # -- databases -----------------------------------------------------------------------------------------------------
 
 
@@ -300,9 +309,10 @@ def _database(scenario: Scenario) -> str:
     for trial in scenario.trials:
         lost += [each.after_ms for each in _quorum(scenario, trial, "lost", limit_s * 1e3)]
         _quorum(scenario, trial, "healthy", scenario.case.plan.recovery_deadline_s * 1e3)
-        resumed += [trial.resumed.waited_ms] if trial.resumed is not None else []
+        took = resume_ms(scenario.case, trial)
+        resumed += [took] if took is not None else []
     if resumed:
-        scenario.measured.append(f"lost after {_range(lost)}, writes {_range(resumed)} after the start")
+        scenario.measured.append(f"lost after {_range(lost)}; writes {_range(resumed)} after it took sessions again")
     return f"quorum lost within {limit_s:g} s, then healthy; a leader; nothing acknowledged is lost"
 
 
