@@ -63,7 +63,6 @@ _SNAPSHOT = b"\x04"  # a frame of a snapshot transfer
 
 _INDEX = struct.Struct("<Q")
 _APPLY_BUDGET_S = 0.005  # applying yields to heartbeats after this long
-_READ_RETRY_S = 0.15
 _SINGLE_BYTES = 1024  # an entry of more than this holds more than one command, or a large one
 _PATIENCE_S = 0.9  # without a leader, requests wait for this long (or three election timeouts) before they are refused
 _EXPIRE_TICKS = 5
@@ -355,7 +354,8 @@ class Replica:
                 waiter.fail(StatusCode.UNAVAILABLE, TIMED_OUT)
         for read in self._reads.expire(now):
             read.fail(StatusCode.UNAVAILABLE, TIMED_OUT)
-        self._reads.retry(now - _READ_RETRY_S)
+        if self.raft.leader_id != 0:
+            self._repeat_questions(self._reads.ask_again(now))
 
     # The pump
 
@@ -445,7 +445,7 @@ class Replica:
             self._leader_known_at, self._leaderless = self._loop.time(), False
             for lane in self._lanes:
                 lane.send_again_soon()
-            self._reads.retry(self._loop.time())
+            self._repeat_questions(self._reads.ask_again(self._loop.time(), all_of_them=True))
 
     # Commands to the leader
 
@@ -529,6 +529,10 @@ class Replica:
         while self._reads.has_waiting and self.raft.leader_id != 0:
             self.raft.read_index(self._reads.start_round(self._loop.time()))
 
+    def _repeat_questions(self, contexts: list[int]) -> None:
+        for context in contexts:
+            self.raft.read_index(context)
+
     def _apply(self) -> None:
         if not self._to_apply:
             return
@@ -587,6 +591,7 @@ class Replica:
 
     def send_snapshot_frame(self, member_id: int, frame: bytes) -> bool:
         """For `SnapshotFlow`."""
+        self.wake()  # the pump flushes
         return self.transport.send(member_id, _SNAPSHOT + frame)
 
     def share_floor(self) -> None:

@@ -253,6 +253,7 @@ class RunningMember:
             self.data.snapshots,
             self.identity,
             make=self.make_snapshot,
+            applied=lambda: self.machine.applied_index,
             continues=lambda index: index + 1 >= wal.first_index(),
             send=replica.send_snapshot_frame,
             report=replica.raft.report_snapshot,
