@@ -175,7 +175,7 @@ def of(kind: type, fault: str = "", **wanted: object) -> Pick:
         (names.POOLER, of(PoolerTried), {"status": None}, FAIL, "went on"),
         (names.POOLER, of(PoolerTried), {"status": 1}, FAIL, "status 1"),
         (names.POOLER, of(PoolerTried), {"acquired": 1}, FAIL, "acquired leadership"),
-        (names.POOLER, of(PoolerTried), {"said": "error: sorry"}, FAIL, "does not name the pooler"),
+        (names.POOLER, of(PoolerTried), {"said": "error: sorry"}, FAIL, "does not name it"),
         (names.POOLER, of(PoolerTried), {"shared": False}, UNPROVEN, "did not share"),
         (names.SPLIT_BRAIN, of(Told, command="release"), {"status": 3}, FAIL, "exit status 3"),
         (

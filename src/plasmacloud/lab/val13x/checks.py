@@ -389,16 +389,16 @@ def _pooler(scenario: Scenario) -> str:
         scenario.missing.append("no server was put behind a pooler")
     for each in tried:
         if not each.shared:
-            scenario.missing.append("the pooler did not share sessions")
+            scenario.missing.append(f"{each.pooler} did not share sessions")
         if each.acquired:
-            scenario.wrong.append(f"it acquired leadership {each.acquired} times through the pooler")
+            scenario.wrong.append(f"behind {each.pooler} it acquired leadership {each.acquired} times")
         if each.status is None:
-            scenario.wrong.append("it went on behind the pooler")
+            scenario.wrong.append(f"behind {each.pooler} it went on")
         elif each.status != ExitCode.CONFIG:
-            scenario.wrong.append(f"it ended with status {each.status}, not {ExitCode.CONFIG.value}")
+            scenario.wrong.append(f"behind {each.pooler} it ended with status {each.status}")
         if "pooler" not in each.said:
-            scenario.wrong.append(f"what it said does not name the pooler: {each.said!r}")
-        scenario.measured.append(f"exit status {each.status}: {each.said[-100:]}")
+            scenario.wrong.append(f"behind {each.pooler}, what it said does not name it: {each.said!r}")
+        scenario.measured.append(f"{each.pooler}: exit status {each.status}")
     return f"exit status {ExitCode.CONFIG.value}, an error that names the pooler, no leadership"
 
 

@@ -15,8 +15,9 @@ from plasmacloud.lab.val13x.leader_courses import (
     stale_leader_write_refused,
     writes_through_kills,
 )
-from plasmacloud.lab.val13x.operator_courses import pooler_refused, split_brain_detect_recover
+from plasmacloud.lab.val13x.pooler_course import pooler_refused
 from plasmacloud.lab.val13x.rig import Val13xRig
+from plasmacloud.lab.val13x.split_brain_course import split_brain_detect_recover
 from plasmacloud.lab.watcher import WaitedTooLong
 from plasmacloud.verify.files import encode_lines
 
