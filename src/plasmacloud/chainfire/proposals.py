@@ -86,6 +86,11 @@ class ProposalQueue(Generic[W]):
         """Bytes of all commands held."""
         return self._bytes
 
+    @property
+    def oldest_deadline(self) -> float:
+        """When the oldest command in flight gives up; deadlines lie one patience behind arrivals."""
+        return self._in_flight[0].deadline
+
     def submit(self, kind: int, body: bytes, waiter: W, deadline: float) -> None:
         """Queue a command. Raises `Overloaded` when the queue is full."""
         if len(self._unsent) + len(self._in_flight) >= self._max_commands or self._bytes + len(body) > self._max_bytes:

@@ -42,6 +42,7 @@ from plasmacloud.chainfire.proposals import Overloaded, ProposalQueue
 from plasmacloud.chainfire.reads import ReadQueue
 from plasmacloud.chainfire.snapshot_flow import SnapshotFlow
 from plasmacloud.chainfire.state_machine import Applied, StateMachine
+from plasmacloud.chainfire.tally import Tally
 from plasmacloud.chainfire.waiting import NO_LEADER, STOPPING, TIMED_OUT, TOO_MANY_REQUESTS, ReadWaiter, Waiter
 from plasmacloud.raft.codec import decode_message, encode_message
 from plasmacloud.raft.errors import NotLeader, ProposalRefused
@@ -130,6 +131,7 @@ class Replica:
         self._next_tick_at = 0.0
         self._tick_handle: asyncio.TimerHandle | None = None
         self.floor = 0  # every member has the log up to here
+        self.tally = Tally()
         self.snapshots: SnapshotFlow | None = None  # set by the server before `start`
 
     # What the server and the services use
@@ -160,6 +162,7 @@ class Replica:
         try:
             lane.queue.submit(kind, body, waiter, self._loop.time() + self.config.request_timeout_s)
         except Overloaded:
+            self.tally.overload_refusals += 1
             waiter.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
             return
         self.wake()
@@ -170,6 +173,7 @@ class Replica:
             waiter.fail(StatusCode.UNAVAILABLE, STOPPING if self._stopping else NO_LEADER)
             return
         if len(self._reads) >= self.config.max_inflight_commands:
+            self.tally.overload_refusals += 1
             waiter.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
             return
         self._reads.submit(waiter, self._loop.time() + self.config.request_timeout_s)
@@ -255,9 +259,14 @@ class Replica:
         self._stopping = True
 
     @property
+    def pending(self) -> tuple[int, int]:
+        """Commands and reads of this member's clients that are not answered."""
+        return sum(len(lane.queue) for lane in self._lanes), len(self._reads)
+
+    @property
     def busy(self) -> bool:
         """Whether clients wait for something."""
-        return sum(len(lane.queue) for lane in self._lanes) + len(self._reads) > 0
+        return any(self.pending)
 
     # Events: each leaves its mark and wakes the pump
 
@@ -425,6 +434,7 @@ class Replica:
         self._leader_seen = (self.raft.leader_id, self.raft.term)
         self._on_leader_change(*self._leader_seen)
         if self.raft.leader_id != 0:
+            self.tally.leaders_seen += 1
             self._leader_known_at, self._leaderless = self._loop.time(), False
             for lane in self._lanes:
                 lane.send_again_soon()
@@ -531,6 +541,8 @@ class Replica:
             self.wake()
 
     def _answer(self, lane: Lane[Waiter], results: list[tuple[int, Applied]], now: float) -> None:
+        if results:
+            self.tally.executed(now - lane.queue.oldest_deadline + self.config.request_timeout_s)
         for seq, result in results:
             waiter = lane.executed(seq, now)
             if waiter is None:
@@ -538,6 +550,7 @@ class Replica:
             if result.error is None:
                 waiter.reply(result.body)
             else:
+                self.tally.commands_failed += 1
                 waiter.fail(result.error.code, result.error.message)
 
     def _apply_change(self, entry: Entry, now: float) -> None:

@@ -28,6 +28,7 @@ from plasmacloud.chainfire.commands import CommandKind
 from plasmacloud.chainfire.config import ServerConfig
 from plasmacloud.chainfire.datadir import DataDir, open_data_dir
 from plasmacloud.chainfire.forming import register_member
+from plasmacloud.chainfire.member_web import member_web
 from plasmacloud.chainfire.members import Publication, format_id
 from plasmacloud.chainfire.peer_memory import Evidence, Known, PeerRegister
 from plasmacloud.chainfire.place import find_place
@@ -41,6 +42,7 @@ from plasmacloud.raft.raft import Config as RaftConfig
 from plasmacloud.raft.raft import Raft
 from plasmacloud.rpc.health import HealthService, ServingStatus
 from plasmacloud.rpc.limits import Limits
+from plasmacloud.rpc.reflection import ReflectionService
 from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.service import ServiceTable
 from plasmacloud.rpc.status import StatusCode
@@ -178,7 +180,9 @@ class MemberProcess:
         self._health = HealthService()
         self._health.register(table)
         table.set_batch_end(self._replica.wake)
-        self._server = Server(table, limits=Limits(max_recv_bytes=MAX_MESSAGE_BYTES))
+        ReflectionService(table).register()
+        web = member_web(table, self._replica, store, wal, lambda: self._server)
+        self._server = Server(table, limits=Limits(max_recv_bytes=MAX_MESSAGE_BYTES), web=web)
         await self._listen()
         self._checkpoints = self._loop.create_task(self._checkpointer.run())
         self._caretaker = self._loop.create_task(self._look_after())

@@ -29,7 +29,7 @@ from plasmacloud.chainfire.validate import (
     validate_txn,
     validate_write,
 )
-from plasmacloud.chainfire.waiting import NO_LEADER
+from plasmacloud.chainfire.waiting import NO_LEADER, TOO_MANY_REQUESTS
 from plasmacloud.raft.raft import Raft
 from plasmacloud.rpc.proto import rpc_pb2
 from plasmacloud.rpc.service import ServiceTable, StreamCall, UnaryCall
@@ -110,6 +110,9 @@ class KvService:
 
     def _serve_range(self, call: UnaryCall, request: rpc_pb2.RangeRequest) -> None:
         """Answer now if it is quick, else in slices between which heartbeats are served. Raises `RpcRefusal`."""
+        if call.congested:
+            call.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
+            return
         answer = self._store.begin_range(request)
         if isinstance(answer, bytes):
             call.reply(answer)
