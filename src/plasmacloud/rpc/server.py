@@ -49,7 +49,7 @@ class Counters(msgspec.Struct):
     bytes_received: int = 0
     bytes_sent: int = 0
     refused: int = 0
-    """Calls refused with REFUSED_STREAM: overload, too many streams, too many unread answers."""
+    """Calls refused with REFUSED_STREAM: overload, or too many unread answers."""
 
     def add(self, connection: Served) -> None:
         """Keep the counts of a connection."""

@@ -206,6 +206,7 @@ class ServerConnection(Connection):
             try:
                 head = self._understand(fields, len(block))
             except Malformed:
+                self.requests_refused += 1
                 self.reset(stream_id, ErrorCode.PROTOCOL_ERROR)
                 self._control.spend()
                 return
@@ -257,15 +258,14 @@ class ServerConnection(Connection):
 
     def _open(self, stream_id: int, head: RequestHead, end_stream: bool) -> None:
         route = head.route
-        if (
-            len(self.streams) >= self.limits.max_concurrent_streams
-            or (self.goaway_sent is not None and stream_id > self.goaway_sent)
-            or self.server.overloaded
-            or self.queued_bytes > self.limits.max_queued_bytes
-        ):
-            self.server.counters.refused += 1
+        if len(self.streams) >= self.limits.max_concurrent_streams or self._is_beyond_goaway(stream_id):
+            self.requests_refused += 1
             self.reset(stream_id, ErrorCode.REFUSED_STREAM)
             self._control.spend()
+            return
+        if self.server.overloaded or self.queued_bytes > self.limits.max_queued_bytes:
+            self.server.counters.refused += 1
+            self.reset(stream_id, ErrorCode.REFUSED_STREAM)
             return
         if head.expects_continue and not end_stream:
             self.write(self.headers_bytes(stream_id, CONTINUE_BLOCK, False))
@@ -290,6 +290,9 @@ class ServerConnection(Connection):
             if isinstance(call, UnaryCall):
                 call.advance(StreamEvent.RECV_END)
             call.on_request_end()
+
+    def _is_beyond_goaway(self, stream_id: int) -> bool:
+        return self.goaway_sent is not None and stream_id > self.goaway_sent
 
     def _refuse(self, stream_id: int, head: RequestHead, end_stream: bool) -> None:
         """Answer a request that has no call: a status in one header block, and no interest in its body."""

@@ -50,6 +50,7 @@ class Connection(Outbound, asyncio.Protocol):
         self.settings_acked = False
         self.buffered_bytes = 0  # in partly received messages
         self.requests = 0
+        self.requests_refused = 0  # those that the peer should not have made
         self.bytes_received = 0
         self.max_block_bytes = 2 * limits.max_header_list_bytes
         self._partial = b""
@@ -71,7 +72,7 @@ class Connection(Outbound, asyncio.Protocol):
         self.lost = state is ConnectionState.CLOSED
 
     def _useful_frames(self) -> int:
-        return 2 * (self.requests + self.frames_sent) + self.bytes_received // 4096
+        return 2 * (self.requests - self.requests_refused + self.frames_sent) + self.bytes_received // 4096
 
     # What the two sides implement.
 
