@@ -60,7 +60,7 @@ class MemberMetrics:
 
     def _requests(self) -> Iterator[Metric]:
         replica = self._replica
-        commands, reads = replica.pending
+        commands, reads = replica.pending()
         yield _gauge("etcd_server_proposals_pending", "Commands of this member's clients on the way", commands)
         yield _gauge("plasma_chainfire_reads_pending", "Reads that wait for their index", reads)
         yield _count("etcd_server_proposals_failed", "Commands answered with an error", replica.tally.commands_failed)

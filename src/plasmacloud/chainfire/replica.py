@@ -21,6 +21,7 @@ from functools import partial
 
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.base.logging import get_logger
+from plasmacloud.chainfire.admission import Admission
 from plasmacloud.chainfire.cluster_state import ClusterState
 from plasmacloud.chainfire.commands import (
     MEMBERSHIP_KINDS,
@@ -32,6 +33,7 @@ from plasmacloud.chainfire.commands import (
 )
 from plasmacloud.chainfire.config import ServerConfig
 from plasmacloud.chainfire.datadir import DataDir
+from plasmacloud.chainfire.handover import best_successor
 from plasmacloud.chainfire.lane import Lane
 from plasmacloud.chainfire.member_care import MemberCare
 from plasmacloud.chainfire.members import format_id
@@ -132,6 +134,7 @@ class Replica:
         self._tick_handle: asyncio.TimerHandle | None = None
         self.floor = 0  # every member has the log up to here
         self.tally = Tally()
+        self._admission = Admission(config.max_inflight_commands)
         self.snapshots: SnapshotFlow | None = None  # set by the server before `start`
 
     # What the server and the services use
@@ -178,6 +181,13 @@ class Replica:
             return
         self._reads.submit(waiter, self._loop.time() + self.config.request_timeout_s)
         self.wake()
+
+    def sheds_command(self) -> bool:
+        """Whether a write would be refused now because of load: to be asked before anything is done about it."""
+        if full := self._writes.queue.full:
+            self._admission.refused(self._loop.time())
+            self.tally.overload_refusals += 1
+        return full
 
     @property
     def stopping(self) -> bool:
@@ -232,12 +242,7 @@ class Replica:
 
     def handover_target(self) -> int:
         """The voter that is best prepared to lead instead of this member; 0: none is reachable."""
-        best, best_match = 0, -1
-        for member_id, progress in self.raft.status().progress.items():
-            candidate = member_id in self.raft.conf.voters and self.transport.is_connected(member_id)
-            if candidate and progress.match > best_match:
-                best, best_match = member_id, progress.match
-        return best
+        return best_successor(self.raft, self.transport.is_connected)
 
     async def stop(self) -> None:
         """Answer everybody who still waits, and let go of the other members. The log stays open."""
@@ -258,15 +263,9 @@ class Replica:
         """From now on no new request is taken; those under way are finished."""
         self._stopping = True
 
-    @property
     def pending(self) -> tuple[int, int]:
         """Commands and reads of this member's clients that are not answered."""
         return sum(len(lane.queue) for lane in self._lanes), len(self._reads)
-
-    @property
-    def busy(self) -> bool:
-        """Whether clients wait for something."""
-        return any(self.pending)
 
     # Events: each leaves its mark and wakes the pump
 
@@ -541,8 +540,9 @@ class Replica:
             self.wake()
 
     def _answer(self, lane: Lane[Waiter], results: list[tuple[int, Applied]], now: float) -> None:
-        if results:
-            self.tally.executed(now - lane.queue.oldest_deadline + self.config.request_timeout_s)
+        if results and lane is self._writes:
+            self.tally.executed(waited_s := now - lane.queue.oldest_deadline + self.config.request_timeout_s)
+            lane.queue.max_commands = self._admission.executed(waited_s, len(results), now)
         for seq, result in results:
             waiter = lane.executed(seq, now)
             if waiter is None:

@@ -65,6 +65,9 @@ class KvService:
             table.unary(f"/etcdserverpb.KV/{path}", partial(self._command, kind))
 
     def _command(self, kind: CommandKind, call: UnaryCall, body: bytes) -> None:
+        if self._replica.sheds_command():
+            call.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
+            return
         try:
             validate_write(kind, body)
         except RpcRefusal as refusal:

@@ -150,7 +150,7 @@ class Http1Connection(asyncio.Protocol):
         response = await self._web.respond(request)
         if self._refused:
             return
-        self._send_response(response, close=self._leaving or self._server.closing, head=request.method == "HEAD")
+        self._send_response(response, close=self._leaving or self._server.closing)
         self._task = None
         self._request = None
         self.streams.clear()
@@ -166,7 +166,7 @@ class Http1Connection(asyncio.Protocol):
             self._transport.resume_reading()
             self._read()
 
-    def _send_response(self, response: HttpResponse, *, close: bool, head: bool = False) -> None:
+    def _send_response(self, response: HttpResponse, *, close: bool) -> None:
         headers = [
             ("content-type", response.content_type),
             ("content-length", str(len(response.body))),
@@ -176,6 +176,7 @@ class Http1Connection(asyncio.Protocol):
         if close:
             headers.append(("connection", "close"))
         reason = HTTPStatus(response.status).phrase
+        head = self._request is not None and self._request.method == b"HEAD"
         self._send(
             h11.Response(status_code=response.status, headers=headers, reason=reason.encode()),
             None if head else h11.Data(data=response.body),

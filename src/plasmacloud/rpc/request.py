@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from plasmacloud.base.logging import get_logger
@@ -47,6 +48,17 @@ def pack_reply(out: list[bytes | memoryview], stream_id: int, body: bytes) -> No
     )
     out.append(body)
     out.append(_pack_trailers(_OK_TRAILERS_HEAD, stream_id, _OK_TRAILERS))
+
+
+def pack_failure(out: list[bytes | memoryview], stream_id: int, block: bytes) -> None:
+    """Append the one frame of a failed call; ``block`` is short enough for it."""
+    out.append(frame_header(len(block), HEADERS, END_HEADERS | END_STREAM, stream_id) + block)
+
+
+@lru_cache(maxsize=256)
+def failure_block(code: StatusCode, message: str) -> bytes:
+    """The whole answer of a call that failed without metadata; refusals under load are many and alike."""
+    return trailers_block(code, message, alone=True)
 
 
 def trailers_block(code: StatusCode, message: str, metadata: Metadata = (), *, alone: bool = False) -> bytes:

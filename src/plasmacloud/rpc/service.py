@@ -20,7 +20,7 @@ from plasmacloud.rpc.grpc_framing import PREFIX, PREFIX_BYTES, encode_message, e
 from plasmacloud.rpc.h2.frames import DEFAULT_MAX_FRAME_BYTES, END_STREAM
 from plasmacloud.rpc.h2.headers import Field, encode_fields
 from plasmacloud.rpc.h2.stream import CLOSED, HALF_CLOSED_REMOTE, OPEN, Stream, StreamEvent
-from plasmacloud.rpc.request import RequestHead, pack_reply, trailers_block
+from plasmacloud.rpc.request import RequestHead, failure_block, pack_failure, pack_reply, trailers_block
 from plasmacloud.rpc.status import Metadata, RpcError, StatusCode
 
 if TYPE_CHECKING:
@@ -206,7 +206,17 @@ class UnaryCall(Stream):
         if self.done:
             return
         self._settle()
-        self._end(trailers_block(code, message, metadata, alone=True))
+        if metadata:
+            self._end(trailers_block(code, message, metadata, alone=True))
+        elif self.state is HALF_CLOSED_REMOTE and not self.connection.table_update_due:
+            # The way of refusals under load: as short as that of replies.
+            connection = self.connection
+            pack_failure(connection.out, self.id, failure_block(code, message))
+            if not connection.flush_pending:
+                connection.schedule_flush()
+            connection.forget(self)
+        else:
+            self._end(failure_block(code, message))
 
     def fail_with(self, error: Exception) -> None:
         """Answer with the status of an exception."""

@@ -8,7 +8,6 @@ The two sides differ in who opens streams: see ``rpc/server_connection.py`` and 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Any, Final, cast
 
 from plasmacloud.base.logging import get_logger
@@ -58,7 +57,7 @@ class Connection(Outbound, asyncio.Protocol):
         self._unacknowledged = 0  # DATA bytes received and not credited back on the connection
         self._assembly: tuple[int, int, bytearray] | None = None  # stream id, flags, block before END_HEADERS
         self._assemblies = 0
-        self._recent_resets: deque[int] = deque(maxlen=_RECENT_RESETS)
+        self._recent_resets: dict[int, None] = {}  # in the order in which they were reset
         self._linger: asyncio.TimerHandle | None = None
         self._control = FloodGuard(
             "too many control frames", limits.control_burst, limits.control_per_s, loop.time, self._useful_frames
@@ -208,7 +207,7 @@ class Connection(Outbound, asyncio.Protocol):
         self._control.spend()
         if stream_id not in self._recent_resets:
             self.write(frames.rst_stream_frame(stream_id, ErrorCode.STREAM_CLOSED))
-            self._recent_resets.append(stream_id)
+            self.ignore_rest_of(stream_id)
 
     def _on_headers(self, stream_id: int, flags: int, data: bytes, start: int, stop: int) -> None:
         if flags & (frames.PADDED | frames.PRIORITIZED):
@@ -373,7 +372,7 @@ class Connection(Outbound, asyncio.Protocol):
     def reset(self, stream_id: int, code: int) -> None:
         """Give up a stream, known or not, and tell its owner if there is one."""
         stream = self.streams.get(stream_id)
-        self._recent_resets.append(stream_id)
+        self.ignore_rest_of(stream_id)
         if stream is None:
             self.write(frames.rst_stream_frame(stream_id, code))
             return
@@ -382,7 +381,10 @@ class Connection(Outbound, asyncio.Protocol):
 
     def ignore_rest_of(self, stream_id: int) -> None:
         """Frames still under way on a stream that we ended early are no fault."""
-        self._recent_resets.append(stream_id)
+        resets = self._recent_resets
+        resets[stream_id] = None
+        if len(resets) > _RECENT_RESETS:
+            del resets[next(iter(resets))]
 
     def was_reset(self, stream_id: int) -> bool:
         return stream_id in self._recent_resets
