@@ -3,10 +3,10 @@
 A fixed number is either too small for a burst or too large for a crowd that stays: 20 000 commands are half a second of
 work on a fast machine and ten on a slow one. So delay decides, in the manner of CoDel (RFC 8289): while commands wait
 longer than ``target_s`` for a whole ``interval_s``, the queue is a standing one, and gets a limit: the rate times the
-target (Little's law). The rate is the best of the last intervals, because batches make a shorter queue a slower one,
-and a limit that followed every dip would follow it down. Whoever comes above the limit is refused at once: not
-executed, safe to retry. A limit below which the rate itself would suffer (a slow disk, a long way to the other members)
-is never set: ``floor``. When nobody had to be refused for a while, the limit goes.
+target (Little's law). The rate is that of the best half second of the last three: commands are executed in bursts, so
+an instant says too much, and in batches, so a limit that followed every dip would follow it down. Whoever comes above
+the limit is refused at once: not executed, safe to retry. A limit below which the rate itself would suffer (a slow
+disk, a long way to the other members) is never set: ``floor``. When nobody had to be refused for a while, it goes.
 
 A burst on a calm member, and what has piled up during a failover, pass: there the queue shrinks within an interval.
 
@@ -16,11 +16,12 @@ Pure: the time is an argument (seconds, monotonic).
 from collections import deque
 from typing import Final
 
-TARGET_S: Final = 0.25
+TARGET_S: Final = 0.5
 INTERVAL_S: Final = 0.1
 CALM_S: Final = 1.0
-FLOOR: Final = 256
-_REMEMBERED: Final = 10  # intervals
+FLOOR: Final = 512
+_REMEMBERED: Final = 30  # intervals
+_TOGETHER: Final = 5  # intervals
 
 
 class Admission:
@@ -45,7 +46,7 @@ class Admission:
         self._executed = 0  # in the interval
         self._least_wait_s = float("inf")  # in the interval
         self._refused_s = float("-inf")
-        self._rates: deque[float] = deque(maxlen=_REMEMBERED)  # commands per second, of the last intervals
+        self._past: deque[tuple[int, float]] = deque(maxlen=_REMEMBERED)  # intervals: commands executed, seconds
         self.limit = ceiling
         """How many may wait."""
 
@@ -64,7 +65,7 @@ class Admission:
         self._least_wait_s = min(self._least_wait_s, waited_s)
         if passed_s < self._interval_s:
             return self.limit
-        self._rates.append(self._executed / passed_s)
+        self._past.append((self._executed, passed_s))
         if self._least_wait_s > self._target_s or self.shedding:
             self._set_limit(now)
         self._begin(now)
@@ -80,7 +81,12 @@ class Admission:
         elif now - self._refused_s > self._calm_s:
             self.limit = self._ceiling
             return
-        self.limit = max(self._floor, min(self._ceiling, int(max(self._rates) * self._target_s)))
+        self.limit = max(self._floor, min(self._ceiling, int(self._best_rate_per_s() * self._target_s)))
+
+    def _best_rate_per_s(self) -> float:
+        past = list(self._past)
+        groups = [past[i : i + _TOGETHER] for i in range(max(1, len(past) - _TOGETHER + 1))]
+        return max(sum(executed for executed, _ in group) / sum(took_s for _, took_s in group) for group in groups)
 
     def _begin(self, now: float) -> None:
         self._began_s = now
