@@ -6,18 +6,17 @@ replaced. Each changes one thing only, as a slip of the pen would. Production co
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from plasmacloud.chainfire.commands import CommandKind
-from plasmacloud.chainfire.peer_memory import Evidence, Known, PeerMemory, PeerRegister
+from plasmacloud.chainfire.peer_memory import PeerRegister
 from plasmacloud.chainfire.replica import Replica
 from plasmacloud.chainfire.running_member import RunningMember
 from plasmacloud.chainfire.snapshot_flow import Received
-from plasmacloud.chainfire.state_machine import Applied, Checkpoint, Session, StateMachine
+from plasmacloud.chainfire.state_machine import Applied, Checkpoint, StateMachine
 from plasmacloud.chainfire.waiting import ReadWaiter
 from plasmacloud.raft.log import RaftLog
 from plasmacloud.raft.membership import ConfState
@@ -34,7 +33,6 @@ from plasmacloud.storage.install import LOG
 from plasmacloud.storage.wal import Wal
 from plasmacloud.storage.wal_errors import CorruptLog
 from plasmacloud.storage.wal_format import LogMark
-from plasmacloud.storage.wal_recovery import segment_name
 
 
 def mutant(**parts: Any) -> type[RunningMember]:

@@ -21,6 +21,7 @@ from functools import partial
 
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.base.logging import get_logger
+from plasmacloud.chainfire.admission import Admission
 from plasmacloud.chainfire.cluster_state import ClusterState
 from plasmacloud.chainfire.commands import (
     MEMBERSHIP_KINDS,
@@ -32,6 +33,7 @@ from plasmacloud.chainfire.commands import (
 )
 from plasmacloud.chainfire.config import ServerConfig
 from plasmacloud.chainfire.datadir import DataDir
+from plasmacloud.chainfire.handover import best_successor
 from plasmacloud.chainfire.lane import Lane
 from plasmacloud.chainfire.member_care import MemberCare
 from plasmacloud.chainfire.members import format_id
@@ -43,6 +45,7 @@ from plasmacloud.chainfire.proposals import Overloaded, ProposalQueue
 from plasmacloud.chainfire.reads import ReadQueue
 from plasmacloud.chainfire.snapshot_flow import SnapshotFlow
 from plasmacloud.chainfire.state_machine import Applied, StateMachine
+from plasmacloud.chainfire.tally import Tally
 from plasmacloud.chainfire.waiting import NO_LEADER, STOPPING, TIMED_OUT, TOO_MANY_REQUESTS, ReadWaiter, Waiter
 from plasmacloud.raft.codec import decode_message, encode_message
 from plasmacloud.raft.errors import NotLeader, ProposalRefused
@@ -133,6 +136,8 @@ class Replica:
         self._next_tick_at = 0.0
         self._tick_handle: asyncio.TimerHandle | None = None
         self.floor = 0  # every member has the log up to here
+        self.tally = Tally()
+        self._admission = Admission(config.max_inflight_commands)
         self.snapshots: SnapshotFlow | None = None  # set by the server before `start`
 
     # What the server and the services use
@@ -163,6 +168,7 @@ class Replica:
         try:
             lane.queue.submit(kind, body, waiter, self._loop.time() + self.config.request_timeout_s)
         except Overloaded:
+            self.tally.overload_refusals += 1
             waiter.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
             return
         self.wake()
@@ -173,10 +179,18 @@ class Replica:
             waiter.fail(StatusCode.UNAVAILABLE, STOPPING if self._stopping else NO_LEADER)
             return
         if len(self._reads) >= self.config.max_inflight_commands:
+            self.tally.overload_refusals += 1
             waiter.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
             return
         self._reads.submit(waiter, self._loop.time() + self.config.request_timeout_s)
         self.wake()
+
+    def sheds_command(self) -> bool:
+        """Whether a write would be refused now because of load: to be asked before anything is done about it."""
+        if full := self._writes.queue.full:
+            self._admission.refused(self._loop.time())
+            self.tally.overload_refusals += 1
+        return full
 
     @property
     def stopping(self) -> bool:
@@ -231,12 +245,7 @@ class Replica:
 
     def handover_target(self) -> int:
         """The voter that is best prepared to lead instead of this member; 0: none is reachable."""
-        best, best_match = 0, -1
-        for member_id, progress in self.raft.status().progress.items():
-            candidate = member_id in self.raft.conf.voters and self.transport.is_connected(member_id)
-            if candidate and progress.match > best_match:
-                best, best_match = member_id, progress.match
-        return best
+        return best_successor(self.raft, self.transport.is_connected)
 
     async def stop(self) -> None:
         """Answer everybody who still waits, and let go of the other members. The log stays open."""
@@ -257,10 +266,9 @@ class Replica:
         """From now on no new request is taken; those under way are finished."""
         self._stopping = True
 
-    @property
-    def busy(self) -> bool:
-        """Whether clients wait for something."""
-        return sum(len(lane.queue) for lane in self._lanes) + len(self._reads) > 0
+    def pending(self) -> tuple[int, int]:
+        """Commands and reads of this member's clients that are not answered."""
+        return sum(len(lane.queue) for lane in self._lanes), len(self._reads)
 
     # Events: each leaves its mark and wakes the pump
 
@@ -442,6 +450,7 @@ class Replica:
         self._leader_seen = (self.raft.leader_id, self.raft.term)
         self._on_leader_change(*self._leader_seen)
         if self.raft.leader_id != 0:
+            self.tally.leaders_seen += 1
             self._leader_known_at, self._leaderless = self._loop.time(), False
             for lane in self._lanes:
                 lane.send_again_soon()
@@ -552,6 +561,9 @@ class Replica:
             self.wake()
 
     def _answer(self, lane: Lane[Waiter], results: list[tuple[int, Applied]], now: float) -> None:
+        if results and lane is self._writes:
+            self.tally.executed(waited_s := now - lane.queue.oldest_deadline + self.config.request_timeout_s)
+            lane.queue.max_commands = self._admission.executed(waited_s, len(results), now)
         for seq, result in results:
             waiter = lane.executed(seq, now)
             if waiter is None:
@@ -559,6 +571,7 @@ class Replica:
             if result.error is None:
                 waiter.reply(result.body)
             else:
+                self.tally.commands_failed += 1
                 waiter.fail(result.error.code, result.error.message)
 
     def _apply_change(self, entry: Entry, now: float) -> None:
