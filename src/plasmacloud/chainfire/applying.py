@@ -1,0 +1,79 @@
+"""Committed entries become state, and their results answers.
+
+Every member applies every entry; the commands that came from its own clients are answered on the way.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from plasmacloud.base.logging import get_logger
+from plasmacloud.chainfire.lane import Lane
+from plasmacloud.chainfire.state_machine import Applied
+from plasmacloud.chainfire.waiting import Waiter
+from plasmacloud.storage.entry import Entry, EntryKind
+
+if TYPE_CHECKING:
+    from plasmacloud.chainfire.replica import Replica
+
+_BUDGET_S = 0.005  # applying yields to heartbeats after this long
+
+log = get_logger("chainfire")
+
+
+class Applier:
+    """Belongs to one replica, which calls `run` once in each turn of its pump."""
+
+    def __init__(self, replica: "Replica", writes: Lane[Waiter], changes: Lane[Waiter]) -> None:
+        self._replica = replica
+        self._machine = replica.machine
+        self._raft = replica.raft
+        self._writes = writes
+        self._changes = changes
+        self._loop = asyncio.get_running_loop()
+        self._entries: deque[Entry] = deque()
+
+    def take(self, entries: Iterable[Entry]) -> None:
+        """These are committed, and follow the ones before."""
+        self._entries.extend(entries)
+
+    def run(self) -> None:
+        """Apply entries for a few milliseconds; the rest waits for the next turn."""
+        entries = self._entries
+        if not entries:
+            return
+        now = self._loop.time()
+        until = now + _BUDGET_S
+        origin = self._writes.session
+        while entries:
+            entry = entries.popleft()
+            if entry.kind is EntryKind.MEMBERSHIP:
+                self._apply_change(entry, now)
+            else:
+                self._answer(self._writes, self._machine.apply_entry(entry, local_origin=origin), now)
+            self._raft.applied_to(entry.index)
+            if self._loop.time() >= until:
+                break
+        if entries:
+            self._replica.wake()
+
+    def _answer(self, lane: Lane[Waiter], results: list[tuple[int, Applied]], now: float) -> None:
+        for seq, result in results:
+            waiter = lane.executed(seq, now)
+            if waiter is None:
+                continue
+            if result.error is None:
+                waiter.reply(result.body)
+            else:
+                waiter.fail(result.error.code, result.error.message)
+
+    def _apply_change(self, entry: Entry, now: float) -> None:
+        results = self._machine.apply_entry(entry, local_origin=self._changes.session)
+        cluster, raft = self._machine.cluster, self._raft
+        if cluster.conf != raft.conf:
+            raft.apply_membership(cluster.conf)
+            log.info("membership changed", members=", ".join(cluster.name_of(m.id) for m in cluster.members))
+        self._replica.follow_members()
+        self._answer(self._changes, results, now)
+        self._replica.wake()
