@@ -1,16 +1,20 @@
 """Committed entries become state, and their results answers.
 
 Every member applies every entry; the commands that came from its own clients are answered on the way.
+
+An entry that takes long, because it deletes very many keys, is applied in slices, one in each turn of the pump:
+heartbeats, votes, appends and reads are served in between, and see the state before it. Entries behind it wait, and so
+does a checkpoint, which has to be that of a whole entry.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
 
 from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire.lane import Lane
-from plasmacloud.chainfire.state_machine import Applied
+from plasmacloud.chainfire.state_machine import Results
 from plasmacloud.chainfire.waiting import Waiter
 from plasmacloud.storage.entry import Entry, EntryKind
 
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
     from plasmacloud.chainfire.replica import Replica
 
 _BUDGET_S = 0.005  # applying yields to heartbeats after this long
+
+T = TypeVar("T")
 
 log = get_logger("chainfire")
 
@@ -32,7 +38,8 @@ class Applier:
         self._writes = writes
         self._changes = changes
         self._loop = asyncio.get_running_loop()
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[Entry] = deque()  # the first may be half applied
+        self._waiting: list[Callable[[], None]] = []  # for a state that is whole
 
     def take(self, entries: Iterable[Entry]) -> None:
         """These are committed, and follow the ones before."""
@@ -46,19 +53,47 @@ class Applier:
         now = self._loop.time()
         until = now + _BUDGET_S
         origin = self._writes.session
+        machine = self._machine
         while entries:
-            entry = entries.popleft()
+            entry = entries[0]
             if entry.kind is EntryKind.MEMBERSHIP:
                 self._apply_change(entry, now)
             else:
-                self._answer(self._writes, self._machine.apply_entry(entry, local_origin=origin), now)
+                results = machine.begin(entry, local_origin=origin) if machine.is_whole else machine.go_on()
+                if results is None:
+                    break
+                self._answer(self._writes, results, now)
+            entries.popleft()
             self._raft.applied_to(entry.index)
+            if self._waiting:
+                self._tell_waiting()
             if self._loop.time() >= until:
                 break
         if entries:
             self._replica.wake()
 
-    def _answer(self, lane: Lane[Waiter], results: list[tuple[int, Applied]], now: float) -> None:
+    async def when_whole(self, work: Callable[[], T]) -> T:
+        """The result of ``work``, which is called at once or as soon as no entry is half applied.
+
+        It may have been called although whoever waits for it has been cancelled meanwhile.
+        """
+        if self._machine.is_whole:
+            return work()
+        result: asyncio.Future[T] = self._loop.create_future()
+
+        def call() -> None:
+            if not result.done():
+                result.set_result(work())
+
+        self._waiting.append(call)
+        return await result
+
+    def _tell_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call()
+
+    def _answer(self, lane: Lane[Waiter], results: Results, now: float) -> None:
         for seq, result in results:
             waiter = lane.executed(seq, now)
             if waiter is None:

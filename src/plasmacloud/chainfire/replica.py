@@ -17,6 +17,7 @@ checkpoints; the log is shortened only behind a finished checkpoint.
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TypeVar
 
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.base.logging import get_logger
@@ -50,6 +51,8 @@ from plasmacloud.storage.wal import Wal
 _READ_RETRY_S = 0.15
 _PATIENCE_S = 0.9  # without a leader, requests wait for this long (or three election timeouts) before they are refused
 _EXPIRE_TICKS = 5
+
+T = TypeVar("T")
 
 log = get_logger("chainfire")
 
@@ -189,6 +192,10 @@ class Replica:
     def cluster(self) -> ClusterState:
         """The membership as of the local state."""
         return self.machine.cluster
+
+    async def when_whole(self, work: Callable[[], T]) -> T:
+        """The result of ``work``, which is called when no entry is half applied (`Applier.when_whole`)."""
+        return await self._applier.when_whole(work)
 
     def membership_view(self) -> MembershipView:
         """What this member knows about the others now."""
