@@ -61,6 +61,8 @@ class Applier:
             else:
                 results = machine.begin(entry, local_origin=origin) if machine.is_whole else machine.go_on()
                 if results is None:
+                    self._writes.put_off(now)
+                    self._changes.put_off(now)
                     break
                 self._answer(self._writes, results, now)
             entries.popleft()
