@@ -117,13 +117,13 @@ class KvService:
                     self._replica.submit(CommandKind.TXN, body, call)
                 return
             if is_serializable(request):
-                call.reply(self._store.txn(request))
+                call.reply(self._store.read_txn(request))
                 return
         except RpcRefusal as refusal:
             call.fail(refusal.code, refusal.message)
             return
         if not self._refused_leaderless(call):
-            self._replica.read(LinearizableRead(call, lambda: call.reply(self._store.txn(request))))
+            self._replica.read(LinearizableRead(call, lambda: call.reply(self._store.read_txn(request))))
 
     def _serve_range(self, call: UnaryCall, request: rpc_pb2.RangeRequest) -> None:
         """Answer now if it is quick, else in slices between which heartbeats are served. Raises `RpcRefusal`."""
