@@ -102,7 +102,7 @@ def test_mutual_tls_lets_in_only_holders_of_a_certificate(pki: Path) -> None:
         _, port = await server.start("127.0.0.1", 0, tls=tls)
         try:
             assert await ask(port, ClientTls(TlsFiles.of(pki, "client"))) == b"\x08\x01"
-            with pytest.raises(RpcError) as caught:
+            with pytest.raises(RpcError, match="wants to see a certificate") as caught:
                 await ask(port, only_authority(pki))
             assert caught.value.code is StatusCode.UNAVAILABLE
         finally:
@@ -117,8 +117,11 @@ def test_plaintext_to_a_tls_port_and_the_reverse_fail_cleanly(pki: Path) -> None
         _, secure_port = await secure.start("127.0.0.1", 0, tls=ServerTls(TlsFiles.of(pki, "server")))
         _, plain_port = await plain.start("127.0.0.1", 0)
         try:
-            for port, tls in ((secure_port, None), (plain_port, only_authority(pki))):
-                with pytest.raises(RpcError) as caught:
+            for port, tls, told in (
+                (secure_port, None, "this port speaks TLS"),
+                (plain_port, only_authority(pki), "does not speak TLS"),
+            ):
+                with pytest.raises(RpcError, match=told) as caught:
                     await ask(port, tls)
                 assert caught.value.code is StatusCode.UNAVAILABLE
             assert await ask(secure_port, only_authority(pki)) == b"\x08\x01", "the server goes on"

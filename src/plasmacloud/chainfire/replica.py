@@ -38,6 +38,7 @@ from plasmacloud.chainfire.members import format_id
 from plasmacloud.chainfire.membership_policy import JoinProgress
 from plasmacloud.chainfire.membership_view import MembershipView, admit, log_floor
 from plasmacloud.chainfire.neighbours import Neighbours, own_address
+from plasmacloud.chainfire.passports import misnamed
 from plasmacloud.chainfire.peer_memory import Forgotten, PeerRegister, forgotten
 from plasmacloud.chainfire.proposals import Overloaded, ProposalQueue
 from plasmacloud.chainfire.reads import ReadQueue
@@ -48,7 +49,7 @@ from plasmacloud.raft.codec import decode_message, encode_message
 from plasmacloud.raft.errors import NotLeader, ProposalRefused
 from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.raft import Raft, Ready
-from plasmacloud.rpc.peer_wire import Refusal, RefusalCode
+from plasmacloud.rpc.peer_wire import PeerClaim, Refusal, RefusalCode
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.rpc.transport import TransportFactory
 from plasmacloud.storage.entry import Entry, EntryKind
@@ -96,6 +97,7 @@ class Replica:
         self._on_leader_change = on_leader_change
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
+        self._peers = peers
         self.transport = transport(
             cluster_id=config.cluster.cluster_id,
             member_id=self.member_id,
@@ -104,7 +106,7 @@ class Replica:
             incarnation=data.life.incarnation,
             earlier=data.life.earlier,
             address=str(own_address(config, machine.cluster)),
-            judge=peers.judge,
+            judge=self._judge,
             on_refused=self._on_refused,
             on_stranger=self._on_stranger,
             on_frame=self._on_frame,
@@ -300,6 +302,11 @@ class Replica:
         if self._running:
             self.raft.peer_lost(member_id)
             self.wake()
+
+    def _judge(self, claim: PeerClaim) -> "Refusal | asyncio.Future[None] | None":
+        """Whether the other side of a connection is the member that it says it is."""
+        known = next((m for m in self.config.contacts if m.id == claim.member_id), None)
+        return misnamed(claim, self.cluster.get(claim.member_id) or known) or self._peers.judge(claim)
 
     def _on_refused(self, accuser: int, refusal: Refusal) -> None:
         """Another member knows better than this one what this one has promised, or that it is a member no more."""

@@ -217,6 +217,7 @@ class RunningMember:
             member_id=config.member.id,
             founding=founded,
         )
+        machine.peer_scheme = config.security.peer_scheme
         if machine.applied_index == 0 and founded.members:
             machine.skip(1, 1)
         if wal.hard_state.term < wal.term(wal.last_index()):

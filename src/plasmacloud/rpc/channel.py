@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final
 
 from plasmacloud.base.tls import ClientTls
+from plasmacloud.base.tls_errors import describe_tls_error
 from plasmacloud.rpc.client_call import ClientStreaming, trailing_metadata
 from plasmacloud.rpc.client_connection import ClientConnection
 from plasmacloud.rpc.deadlines import DeadlineWheel
@@ -41,7 +42,9 @@ def _describe(error: OSError | TimeoutError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return f"no TLS connection: {error.reason or error}"
+        return describe_tls_error(error)
+    if isinstance(error, ConnectionError) and not error.args:
+        return f"{describe_tls_error(error)}; does it speak TLS there?"
     return str(error) or "no answer in time"
 
 
@@ -144,7 +147,7 @@ class Channel:
                 prefix = self._prefixes[path] = encode_fields(
                     [
                         (b":method", b"POST"),
-                        (b":scheme", b"http"),
+                        (b":scheme", b"http" if self._tls is None else b"https"),
                         (b":path", path.encode("ascii")),
                         (b":authority", self.address.encode("ascii")),
                         (b"te", b"trailers"),

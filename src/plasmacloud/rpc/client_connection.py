@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from plasmacloud.base.tls_errors import describe_tls_error
 from plasmacloud.rpc.client_call import ClientCallStream, ClientStreaming, ClientUnary, ResponseHead
 from plasmacloud.rpc.deadlines import DeadlineWheel
 from plasmacloud.rpc.grpc_framing import PREFIX, PREFIX_BYTES
@@ -193,6 +195,8 @@ class ClientConnection(Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.lost_reason is not None:
             exc = ConnectionError(self.lost_reason)
+        elif isinstance(exc, ssl.SSLError):
+            exc = ConnectionError(describe_tls_error(exc))
         super().connection_lost(exc)
 
     def on_close(self, reason: str) -> None:
