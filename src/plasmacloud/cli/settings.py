@@ -191,9 +191,9 @@ def cluster_command(command: Command) -> Command:
         timeout: float | None,
         output: str | None,
         no_color: bool,
-        cacert: Path | None,
-        cert: Path | None,
-        key: Path | None,
+        tls_cacert: Path | None,
+        tls_cert: Path | None,
+        tls_key: Path | None,
         **kwargs: Any,
     ) -> Any:
         root = click.get_current_context().find_object(Settings)
@@ -203,9 +203,9 @@ def cluster_command(command: Command) -> Command:
             timeout=timeout,
             output=output,
             no_color=no_color,
-            cacert=cacert,
-            cert=cert,
-            key=key,
+            cacert=tls_cacert,
+            cert=tls_cert,
+            key=tls_key,
         )
         return command(settings, *args, **kwargs)
 
@@ -215,7 +215,10 @@ def cluster_command(command: Command) -> Command:
         click.option("--timeout", type=Duration(), metavar="TIME", help="Time for each request.", **shared),
         click.option("-o", "--output", type=click.Choice(FORMATS), help="Form of the output.", **shared),
         click.option("--no-color", is_flag=True, allow_from_autoenv=False, hidden=True),
-        *(click.option(f"--{name}", type=_FILE, hidden=True, **shared) for name in ("cacert", "cert", "key")),
+        *(
+            click.option(f"--{name}", f"tls_{name}", type=_FILE, hidden=True, **shared)
+            for name in ("cacert", "cert", "key")
+        ),
     )
     wrapped: Any = with_settings
     for option in reversed(options):

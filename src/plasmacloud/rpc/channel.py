@@ -25,6 +25,7 @@ from plasmacloud.rpc.limits import CLIENT_LIMITS, ChannelOptions, Limits
 from plasmacloud.rpc.status import Execution, RpcError, StatusCode
 
 _MAX_CACHED_BLOCKS: Final = 1024
+_CLOSE_GRACE_S: Final = 0.5
 _MAX_KEEPALIVE_FACTOR: Final = 256.0
 Headers = Sequence[tuple[str, bytes | str]]
 
@@ -100,12 +101,17 @@ class Channel:
         if self._attempt is not None:
             self._attempt.cancel()
             await asyncio.wait([self._attempt], timeout=1.0)
-        for connection in [c for c in (self._connection, *self._leaving) if c is not None]:
+        connections = [c for c in (self._connection, *self._leaving) if c is not None]
+        for connection in connections:
             connection.shut_down(f"the channel to {self.address} was closed")
         self._connection = None
         if self._wheel is not None:
             self._wheel.close()
-        await asyncio.sleep(0)  # lets the transports finish closing
+        await _wait_gone(connections)  # with TLS the other side has a word in it
+        for connection in connections:
+            connection.abort()
+        await _wait_gone(connections)
+        await asyncio.sleep(0)  # lets the transport of an attempt finish closing
 
     async def unary(self, path: str, body: bytes, *, timeout: float, metadata: Headers = ()) -> bytes:
         """Call ``path`` with one serialised message; returns the serialised reply.
@@ -254,6 +260,12 @@ class Channel:
     def ping_less(self) -> None:
         """The server complained about keepalive pings."""
         self.keepalive_factor = min(self.keepalive_factor * 2, _MAX_KEEPALIVE_FACTOR)
+
+
+async def _wait_gone(connections: Sequence[ClientConnection]) -> None:
+    staying = [connection.gone for connection in connections if not connection.gone.done()]
+    if staying:
+        await asyncio.wait(staying, timeout=_CLOSE_GRACE_S)
 
 
 def _note_outcome(attempt: asyncio.Task[ClientConnection]) -> None:

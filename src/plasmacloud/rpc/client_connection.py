@@ -36,6 +36,7 @@ class ClientConnection(Connection):
         self.options = options
         self.wheel = wheel
         self.established: asyncio.Future[None] = self.loop.create_future()
+        self.gone: asyncio.Future[None] = self.loop.create_future()
         self.leaving = False  # GOAWAY received, or stream ids used up: no new calls
         self.next_stream_id = 1
         self.slots: deque[asyncio.Future[None]] = deque()  # calls that wait for a free stream
@@ -198,6 +199,8 @@ class ClientConnection(Connection):
         elif isinstance(exc, ssl.SSLError):
             exc = ConnectionError(describe_tls_error(exc))
         super().connection_lost(exc)
+        if not self.gone.done():
+            self.gone.set_result(None)
 
     def on_close(self, reason: str) -> None:
         if self._keepalive is not None:

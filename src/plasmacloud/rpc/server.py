@@ -74,6 +74,8 @@ class Server:
         self.closing = True
         for listener in self._listeners:
             listener.close()
+            if isinstance(listener, TlsListener):
+                await listener.wait_closed()
         self._note_idle()
         for connection in list(self.connections):
             connection.drain()
