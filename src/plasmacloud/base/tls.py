@@ -64,22 +64,24 @@ class ServerTls:
         files: TlsFiles,
         *,
         require_client: bool = False,
+        ask_client: bool = False,
         protocols: tuple[str, ...] = ("h2", "http/1.1"),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``require_client``: only clients with a certificate of the authority get in (mutual TLS).
+        """``require_client``: only clients with a certificate of the authority get in (mutual TLS). ``ask_client``:
+        so do those that show none, and the application judges who may do what.
 
         Raises `ConfigError`.
         """
         if files.certificate is None:
             raise ConfigError("TLS: a server needs a certificate and its key")
-        if require_client and files.authority is None:
+        if (require_client or ask_client) and files.authority is None:
             raise ConfigError(
                 "TLS: no authority is named, so no client's certificate could be checked",
                 hint="name the file of the authority (ca.crt) that signs the clients' certificates",
             )
         self._files = files
-        self._require_client = require_client
+        self._verify = ssl.CERT_REQUIRED if require_client else ssl.CERT_OPTIONAL if ask_client else ssl.CERT_NONE
         self._protocols = protocols
         self._clock = clock
         self._looked_at = clock()
@@ -92,8 +94,8 @@ class ServerTls:
         context = SpokenContext(ssl.PROTOCOL_TLS_SERVER)
         _prepare(context, self._files, self._protocols)
         context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_RENEGOTIATION
-        if self._require_client:
-            context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = self._verify
+        if self._verify == ssl.CERT_REQUIRED:
             # A resumed session would let somebody in whose certificate has expired since.
             context.options |= ssl.OP_NO_TICKET
             context.num_tickets = 0

@@ -6,7 +6,12 @@ or while this member was away, may be of any holder of a member's certificate, a
 has: a replacement is called as the member it replaces, and it may lead before this member has heard of it.
 """
 
+import asyncio
+from collections.abc import Callable, Iterable
+
+from plasmacloud.chainfire.cluster_state import ClusterState
 from plasmacloud.chainfire.members import Member, format_id
+from plasmacloud.rpc.peer_door import Judge
 from plasmacloud.rpc.peer_wire import PeerClaim, Refusal, RefusalCode
 
 
@@ -21,3 +26,13 @@ def misnamed(claim: PeerClaim, member: Member | None) -> Refusal | None:
         RefusalCode.CERTIFICATE,
         f"member {format_id(member.id)} is {member.name!r}, and the certificate is that of {claim.certified!r}",
     )
+
+
+def with_passports(judge: Judge, contacts: Iterable[Member], cluster: Callable[[], ClusterState]) -> Judge:
+    """A judge who looks at the certificate first. ``contacts``: known before the log tells who belongs to the cluster."""
+    told = {member.id: member for member in contacts}
+
+    def look(claim: PeerClaim) -> "Refusal | asyncio.Future[None] | None":
+        return misnamed(claim, cluster().get(claim.member_id) or told.get(claim.member_id)) or judge(claim)
+
+    return look

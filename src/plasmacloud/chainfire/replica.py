@@ -38,7 +38,7 @@ from plasmacloud.chainfire.members import format_id
 from plasmacloud.chainfire.membership_policy import JoinProgress
 from plasmacloud.chainfire.membership_view import MembershipView, admit, log_floor
 from plasmacloud.chainfire.neighbours import Neighbours, own_address
-from plasmacloud.chainfire.passports import misnamed
+from plasmacloud.chainfire.passports import with_passports
 from plasmacloud.chainfire.peer_memory import Forgotten, PeerRegister, forgotten
 from plasmacloud.chainfire.proposals import Overloaded, ProposalQueue
 from plasmacloud.chainfire.reads import ReadQueue
@@ -49,7 +49,7 @@ from plasmacloud.raft.codec import decode_message, encode_message
 from plasmacloud.raft.errors import NotLeader, ProposalRefused
 from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.raft import Raft, Ready
-from plasmacloud.rpc.peer_wire import PeerClaim, Refusal, RefusalCode
+from plasmacloud.rpc.peer_wire import Refusal, RefusalCode
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.rpc.transport import TransportFactory
 from plasmacloud.storage.entry import Entry, EntryKind
@@ -65,6 +65,7 @@ _SNAPSHOT = b"\x04"  # a frame of a snapshot transfer
 _INDEX = struct.Struct("<Q")
 _APPLY_BUDGET_S = 0.005  # applying yields to heartbeats after this long
 _READ_RETRY_S = 0.15
+_SINGLE_BYTES = 1024  # an entry of more than this holds more than one command, or a large one
 _PATIENCE_S = 0.9  # without a leader, requests wait for this long (or three election timeouts) before they are refused
 _EXPIRE_TICKS = 5
 
@@ -97,7 +98,6 @@ class Replica:
         self._on_leader_change = on_leader_change
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
-        self._peers = peers
         self.transport = transport(
             cluster_id=config.cluster.cluster_id,
             member_id=self.member_id,
@@ -106,7 +106,7 @@ class Replica:
             incarnation=data.life.incarnation,
             earlier=data.life.earlier,
             address=str(own_address(config, machine.cluster)),
-            judge=self._judge,
+            judge=with_passports(peers.judge, config.contacts, lambda: machine.cluster),
             on_refused=self._on_refused,
             on_stranger=self._on_stranger,
             on_frame=self._on_frame,
@@ -147,12 +147,12 @@ class Replica:
         )
         return Lane(origin, incarnation, queue, batch_bytes=batch_bytes)
 
-    async def start(self) -> None:
-        """Listen for the other members, dial them, and begin to tick."""
+    async def start(self, quiet_s: float = 0.0) -> None:
+        """Listen for the other members, dial them, and begin to tick, ``quiet_s`` seconds later."""
         self._sync_peers()
         await self.transport.start(self.config.listen_peer.host, self.config.listen_peer.port)
         self._running = True
-        self._next_tick_at = self._loop.time() + self.config.tick_s
+        self._next_tick_at = self._loop.time() + max(self.config.tick_s, quiet_s)
         self._tick_handle = self._loop.call_at(self._next_tick_at, self._tick)
         self.wake()
 
@@ -303,11 +303,6 @@ class Replica:
             self.raft.peer_lost(member_id)
             self.wake()
 
-    def _judge(self, claim: PeerClaim) -> "Refusal | asyncio.Future[None] | None":
-        """Whether the other side of a connection is the member that it says it is."""
-        known = next((m for m in self.config.contacts if m.id == claim.member_id), None)
-        return misnamed(claim, self.cluster.get(claim.member_id) or known) or self._peers.judge(claim)
-
     def _on_refused(self, accuser: int, refusal: Refusal) -> None:
         """Another member knows better than this one what this one has promised, or that it is a member no more."""
         if self._running and refusal.code is RefusalCode.AMNESIA:
@@ -400,7 +395,9 @@ class Replica:
         while raft.has_ready():
             ready = raft.ready()
             self._send(ready.messages)
-            if ready.must_sync or (ready.number and self._readys_in_flight):
+            if self._readys_in_flight == 0 and (not ready.must_sync or self._written_now(ready)):
+                self._finish(ready)
+            elif ready.must_sync or ready.number:
                 self._readys_in_flight += 1
                 self._wal.append(ready.hard_state, ready.entries, partial(self._on_durable, ready))
             else:
@@ -408,6 +405,14 @@ class Replica:
             self._to_apply.extend(ready.committed)
             for context, index in ready.read_states:
                 self._reads.confirmed(context, index)
+
+    def _written_now(self, ready: Ready) -> bool:
+        """A follower waits for its disk alone; a leader for the others' too, unless it has a single command."""
+        if self.raft.leader_id == self.member_id:
+            if len(self._writes.queue) > 1 or sum([len(entry.record) for entry in ready.entries]) > _SINGLE_BYTES:
+                return False
+            self.transport.flush()
+        return self._wal.append_now(ready.hard_state, ready.entries)
 
     def _on_durable(self, ready: Ready) -> None:
         self._readys_in_flight -= 1
