@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from plasmacloud.base.process import ManagedProcess, free_ports
+from plasmacloud.base.tls import ClientTls
 from plasmacloud.client import SyncClient
 
 T = TypeVar("T")
@@ -69,7 +70,11 @@ class Node:
 class Cluster:
     """Members on this machine. `start` returns when all are ready."""
 
-    def __init__(self, directory: Path, size: int = 3, extra: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, size: int = 3, extra: Sequence[str] = (), *, tls: ClientTls | None = None
+    ) -> None:
+        """``tls``: how this test's own clients reach the members."""
+        self.tls = tls
         ports = free_ports(2 * size)
         self.nodes = [
             Node(f"n{i + 1}", directory, ports[2 * i], ports[2 * i + 1], [*extra, "--log-level", "debug"])
@@ -122,7 +127,7 @@ class Cluster:
         """The member that the others, too, take for their leader."""
 
         def find() -> Node | None:
-            with SyncClient(self.endpoints, timeout=5.0) as client:
+            with SyncClient(self.endpoints, timeout=5.0, tls=self.tls) as client:
                 states = [client.status(n.client) for n in self.nodes if n.process is not None and n.process.running]
             leaders = {state.leader for state in states}
             by_member = {
@@ -142,7 +147,7 @@ class Cluster:
 
     def dump(self, node: Node) -> dict[bytes, tuple[bytes, int, int]]:
         """What one member holds, asked without a quorum: key → (value, version, mod revision)."""
-        with SyncClient([node.client], timeout=30.0) as client:
+        with SyncClient([node.client], timeout=30.0, tls=self.tls) as client:
             found = client.get(b"\0", range_end=b"\0", serializable=True)
         return {kv.key: (kv.value, kv.version, kv.mod_revision) for kv in found.kvs}
 

@@ -179,7 +179,7 @@ def test_addresses_can_be_updated_and_are_free_again_afterwards() -> None:
     change(state, UpdateMember(N1, (*at(8), *at(9))))
     member = state.get(N1)
     assert member is not None
-    assert member.peer_urls == ("http://10.0.0.8:2380", "http://10.0.0.9:2380")
+    assert member.peer_urls() == ("http://10.0.0.8:2380", "http://10.0.0.9:2380")
     assert member.peer == at(8)[0]
     change(state, AddMember(at(1)))
 

@@ -265,7 +265,7 @@ def test_hashes_agree_on_what_agrees() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://h:1", "unix://h:1", "http://u@h:1", "http://h:0", "http://h:99999", "tcp://h:1"]
+    "url", ["ftp://h:1", "unix://h:1", "http://u@h:1", "http://h:0", "http://h:99999", "tcp://h:1"]
 )
 def test_urls_that_members_cannot_use_are_refused(url: str) -> None:
     """etcd takes some of these; members of ours could never reach each other there."""
@@ -274,7 +274,9 @@ def test_urls_that_members_cannot_use_are_refused(url: str) -> None:
 
 
 def test_peer_urls_are_taken_once_each() -> None:
-    assert [str(peer) for peer in validate_peer_urls(["HTTP://h:1", "http://h:1", " http://[::1]:2 "])] == [
+    assert [
+        str(peer) for peer in validate_peer_urls(["HTTP://h:1", "http://h:1", "https://h:1", " https://[::1]:2 "])
+    ] == [
         "h:1",
         "[::1]:2",
     ]

@@ -175,6 +175,35 @@ def free_port_base() -> int:
 
 
 @pytest.mark.slow
+def test_plasma_up_with_tls_makes_its_own_certificates(plasma: Plasma, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    up_argv = [sys.executable, "-m", "plasmacloud", "up", "--data-dir", str(data), "-o", "json"]
+    with running([*up_argv, "--port-base", str(free_port_base()), "--tls"], tmp_path) as up:
+        cluster = up.ready()
+        where = ["--endpoints", cluster["endpoints"], "--timeout", "20s"]
+        files = ["--cacert", cluster["cacert"], "--cert", cluster["cert"], "--key", cluster["key"]]
+        put = plasma("kv", "put", "story", "told", *where, *files)
+        assert put.exit_code == 0, put.output
+        members = plasma(*files, "chainfire", "members", *where)
+        assert members.exit_code == 0, members.output
+        assert "https" not in members.output, "people see addresses"
+        refused = plasma("kv", "get", "story", *where[:2], "--timeout", "2s", *files[:2])
+        assert refused.exit_code != 0
+        assert "wants to see a certificate" in refused.output + refused.stderr
+        assert "PLASMA_CACERT=" in up.told
+        up.child.send_signal(signal.SIGTERM)
+        assert up.child.wait(TIMEOUT_S) == 0
+
+    with running(up_argv, tmp_path) as up:  # it keeps to TLS, and to its certificates
+        again = up.ready()
+        assert again["cert"] == cluster["cert"]
+        get = plasma("kv", "get", "story", "--print-value-only", *where, *files)
+        assert (get.exit_code, get.stdout) == (0, "told"), get.output
+        up.child.send_signal(signal.SIGTERM)
+        assert up.child.wait(TIMEOUT_S) == 0
+
+
+@pytest.mark.slow
 def test_plasma_up_as_users_run_it(plasma: Plasma, tmp_path: Path) -> None:
     data = tmp_path / "data"
     up_argv = [sys.executable, "-m", "plasmacloud", "up", "--data-dir", str(data), "-o", "json"]

@@ -2,13 +2,16 @@
 
 import signal
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from cli_runner import Plasma
 
 from plasmacloud.base.errors import ConfigError, ExitCode
+from plasmacloud.base.pki import issue, read_certificate
 from plasmacloud.base.process import free_ports
+from plasmacloud.cli.up_pki import prepare
 from plasmacloud.cli.up_plan import (
     BACKOFF_MAX_S,
     STEADY_S,
@@ -47,6 +50,31 @@ def test_a_second_run_finds_the_plan_of_the_first(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="addresses cannot change") as caught:
         load_plan(directory, 13000)
     assert "--data-dir" in (caught.value.hint or "")
+
+
+def test_a_cluster_takes_tls_up_and_keeps_to_it(tmp_path: Path) -> None:
+    plan, _ = load_plan(tmp_path, 12000)
+    assert not plan.tls
+    save_plan(plan, tmp_path)
+    plan, existed = load_plan(tmp_path, None, tls=True)
+    assert existed
+    assert plan.tls
+    save_plan(plan, tmp_path)
+    assert load_plan(tmp_path, None)[0].tls
+
+
+def test_certificates_are_made_once_and_renewed_before_they_expire(tmp_path: Path) -> None:
+    plan = new_plan(None, tls=True)
+    files = prepare(plan, tmp_path)
+    made = {path.name: path.read_bytes() for path in (tmp_path / "pki").iterdir()}
+    assert {f"{node.name}.crt" for node in plan.nodes} < set(made)
+    assert files.certificate == tmp_path / "pki" / "client.crt"
+    prepare(plan, tmp_path)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "pki").iterdir()} == made
+    issue(tmp_path / "pki", "n2", ["127.0.0.1"], days=10, replace=True)
+    prepare(plan, tmp_path)
+    assert read_certificate(tmp_path / "pki" / "n2.crt").days_left(datetime.now(UTC)) > 300
+    assert (tmp_path / "pki" / "ca.crt").read_bytes() == made["ca.crt"]
 
 
 def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import pytest
 from contest import new_server
 from server_rig import eventually, new_name, running_rig
 
+from plasmacloud.base.address import is_loopback
 from plasmacloud.election.contenders import Contender
 from plasmacloud.election.http_problems import LAG_CRITICAL, NO_CONTENDER, QUORUM_LOST, Outcome, Problem
 from plasmacloud.election.idempotency import Replies
 from plasmacloud.election.quorum import Health, Verdict
-from plasmacloud.election.server_config import is_loopback
 from plasmacloud.election.server_failover import refuse
 from plasmacloud.election.server_service import public_url
 from plasmacloud.postgres.standby import copy_from

@@ -123,8 +123,12 @@ class Caller:
     @classmethod
     async def greet(cls, port: int, **changes: int) -> "Caller":
         caller = await cls.dial(port)
-        caller.writer.write(encode_hello(hello(**changes)))
+        caller.writer.write(cls.greeting(**changes))
         return caller
+
+    @staticmethod
+    def greeting(**changes: int) -> bytes:
+        return encode_hello(hello(**changes))
 
     @classmethod
     async def accepted(cls, port: int, **changes: int) -> "Caller":

@@ -2,8 +2,6 @@
 
 import asyncio
 import signal
-import ssl
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -333,7 +331,7 @@ def test_a_member_that_calls_is_dialled_at_once() -> None:
     run(main)
 
 
-# Addresses, TLS, end
+# Addresses, end
 
 
 def test_a_member_that_is_not_dialled_says_where_it_can_be() -> None:
@@ -395,30 +393,6 @@ def test_a_name_that_nobody_has_is_an_error_of_that_peer() -> None:
         one.knows(2, 1, host="no-such-host.invalid").knows(3, 1, host="x" * 80)
         await until(lambda: all(p.last_error is not None for p in one.transport.peers()))
         assert one.lost == []
-
-    run(main)
-
-
-def test_the_same_over_tls(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    options = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=m -addext subjectAltName=IP:127.0.0.1"
-    command = ["openssl", "req", "-x509", *options.split(), "-keyout", str(key), "-out", str(certificate)]
-    try:
-        subprocess.run(command, check=True, capture_output=True, timeout=30)
-    except FileNotFoundError:
-        pytest.skip("the openssl program is not installed")
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server.load_cert_chain(certificate, key)
-    client = ssl.create_default_context(cafile=str(certificate))
-
-    async def main() -> None:
-        one, two = await pair(server_tls=server, client_tls=client)
-        assert one.transport.send(2, b"x" * 1_000_000)
-        await until(lambda: two.frames == [(1, b"x" * 1_000_000)])
-        plain = await Caller.greet(one.port, member_id=3)
-        await plain.closed_by_other_side()
-        await two.close()
-        await until(lambda: one.lost == [2])
 
     run(main)
 

@@ -4,11 +4,13 @@ import asyncio
 import shutil
 import ssl
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from rpc_harness import run
 
+from plasmacloud.base import pki as pki_module
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.base.pki import init_authority, issue
 from plasmacloud.base.tls import ClientTls, ServerTls, TlsFiles
@@ -95,6 +97,28 @@ def test_a_certificate_for_another_host_is_not_accepted(pki: Path) -> None:
     run(main())
 
 
+def test_an_expired_certificate_is_called_so(pki: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Earlier(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return datetime.now(UTC) - timedelta(days=10)
+
+    with monkeypatch.context() as past:
+        past.setattr(pki_module, "datetime", Earlier)
+        issue(pki, "server", ["127.0.0.1"], days=5, replace=True)
+
+    async def main() -> None:
+        server = health_server()
+        _, port = await server.start("127.0.0.1", 0, tls=ServerTls(TlsFiles.of(pki, "server")))
+        try:
+            with pytest.raises(RpcError, match="the server's certificate is not accepted: certificate has expired"):
+                await ask(port, only_authority(pki))
+        finally:
+            await server.close(1.0)
+
+    run(main())
+
+
 def test_mutual_tls_lets_in_only_holders_of_a_certificate(pki: Path) -> None:
     async def main() -> None:
         server = health_server()
@@ -102,7 +126,7 @@ def test_mutual_tls_lets_in_only_holders_of_a_certificate(pki: Path) -> None:
         _, port = await server.start("127.0.0.1", 0, tls=tls)
         try:
             assert await ask(port, ClientTls(TlsFiles.of(pki, "client"))) == b"\x08\x01"
-            with pytest.raises(RpcError) as caught:
+            with pytest.raises(RpcError, match="wants to see a certificate") as caught:
                 await ask(port, only_authority(pki))
             assert caught.value.code is StatusCode.UNAVAILABLE
         finally:
@@ -117,8 +141,11 @@ def test_plaintext_to_a_tls_port_and_the_reverse_fail_cleanly(pki: Path) -> None
         _, secure_port = await secure.start("127.0.0.1", 0, tls=ServerTls(TlsFiles.of(pki, "server")))
         _, plain_port = await plain.start("127.0.0.1", 0)
         try:
-            for port, tls in ((secure_port, None), (plain_port, only_authority(pki))):
-                with pytest.raises(RpcError) as caught:
+            for port, tls, told in (
+                (secure_port, None, "this port speaks TLS"),
+                (plain_port, only_authority(pki), "does not speak TLS"),
+            ):
+                with pytest.raises(RpcError, match=told) as caught:
                     await ask(port, tls)
                 assert caught.value.code is StatusCode.UNAVAILABLE
             assert await ask(secure_port, only_authority(pki)) == b"\x08\x01", "the server goes on"
@@ -177,6 +204,27 @@ def test_files_that_cannot_be_used_are_named(pki: Path, broken: str) -> None:
         files = TlsFiles(certificate=files.certificate, authority=files.authority)
     with pytest.raises(ConfigError, match=r"server\.key|no key"):
         ServerTls(files)
+
+
+def test_two_authorities_in_one_file_are_both_believed(pki: Path, tmp_path: Path) -> None:
+    """How an authority is replaced without a moment in which nobody believes anybody."""
+    init_authority(tmp_path / "next")
+    issue(tmp_path / "next", "client", client_only=True)
+    both = tmp_path / "both.crt"
+    both.write_bytes((pki / "ca.crt").read_bytes() + (tmp_path / "next" / "ca.crt").read_bytes())
+
+    async def main() -> None:
+        server = health_server()
+        files = TlsFiles(pki / "server.crt", pki / "server.key", both)
+        _, port = await server.start("127.0.0.1", 0, tls=ServerTls(files, require_client=True))
+        try:
+            for directory in (pki, tmp_path / "next"):
+                shown = TlsFiles(directory / "client.crt", directory / "client.key", both)
+                assert await ask(port, ClientTls(shown)) == b"\x08\x01"
+        finally:
+            await server.close(1.0)
+
+    run(main())
 
 
 def test_mutual_tls_needs_an_authority(pki: Path) -> None:

@@ -1,5 +1,6 @@
 """Network addresses as flags and files name them."""
 
+import ipaddress
 from typing import NamedTuple
 
 from plasmacloud.base.errors import ConfigError
@@ -17,13 +18,20 @@ class Address(NamedTuple):
     @property
     def url(self) -> str:
         """The address as etcd clients write it."""
-        return f"http://{self}"
+        return self.url_with("http")
+
+    def url_with(self, scheme: str) -> str:
+        """The same behind another scheme: ``https``."""
+        return f"{scheme}://{self}"
 
 
 def parse_address(text: str, *, what: str = "address") -> Address:
-    """Read ``host:port``, ``[v6]:port`` or ``http://host:port``. Raises `ConfigError` naming ``what``."""
+    """Read ``host:port`` or ``[v6]:port``, also behind ``http://``, ``https://`` or ``tcp://``.
+
+    Raises `ConfigError` naming ``what``.
+    """
     rest = text.strip()
-    for scheme in ("http://", "tcp://"):
+    for scheme in ("http://", "https://", "tcp://"):
         rest = rest.removeprefix(scheme)
     rest = rest.removesuffix("/")
     host, colon, port_text = rest.rpartition(":")
@@ -37,3 +45,11 @@ def parse_address(text: str, *, what: str = "address") -> Address:
     if not 0 < port < 65536:
         raise ConfigError(f"{what} {text!r} has an impossible port", hint="ports go from 1 to 65535")
     return Address(host, port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

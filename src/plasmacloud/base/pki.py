@@ -35,7 +35,7 @@ _HOST = re.compile(r"(?=.{1,253}\Z)(?!.*\.\.)(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9.-
 
 
 class Certificate(NamedTuple):
-    """What a person wants to know about a certificate. Times are UTC."""
+    """What a person wants to know about a certificate. Times are UTC. ``server``, ``client``: who may use it."""
 
     path: Path
     name: str
@@ -45,6 +45,8 @@ class Certificate(NamedTuple):
     not_after: datetime
     serial: int
     is_authority: bool
+    server: bool
+    client: bool
 
     def days_left(self, now: datetime) -> float:
         """Days until it expires; negative afterwards."""
@@ -139,6 +141,32 @@ def issue(
 def read_certificate(file: Path) -> Certificate:
     """Describe a PEM certificate. Raises `ConfigError`."""
     return _describe(file, _load_certificate(file))
+
+
+class Holder(NamedTuple):
+    """Who shows a certificate, and as what it may be used."""
+
+    name: str
+    server: bool
+    client: bool
+
+
+def read_holder(der: bytes) -> Holder:
+    """Of a certificate as TLS hands it over, which has checked it. Raises ValueError when it is none.
+
+    Without the extension that names them, all uses are allowed (RFC 5280, 4.2.1.12).
+    """
+    certificate = x509.load_der_x509_certificate(der)
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return Holder(str(names[0].value) if len(names) == 1 else "", *_uses(certificate))
+
+
+def _uses(certificate: x509.Certificate) -> tuple[bool, bool]:
+    try:
+        uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return True, True
+    return ExtendedKeyUsageOID.SERVER_AUTH in uses, ExtendedKeyUsageOID.CLIENT_AUTH in uses
 
 
 def list_certificates(directory: Path) -> list[Certificate]:
@@ -250,6 +278,7 @@ def _describe(file: Path, certificate: x509.Certificate) -> Certificate:
     is_authority = False
     with contextlib.suppress(x509.ExtensionNotFound):
         is_authority = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    server, client = _uses(certificate)
     return Certificate(
         path=file,
         name=str(names[0].value) if names else "",
@@ -259,6 +288,8 @@ def _describe(file: Path, certificate: x509.Certificate) -> Certificate:
         not_after=certificate.not_valid_after_utc,
         serial=certificate.serial_number,
         is_authority=is_authority,
+        server=server,
+        client=client,
     )
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.base.logging import get_logger
+from plasmacloud.base.tls_errors import SpokenContext
 
 _LOOK_EVERY_S = 1.0
 
@@ -90,11 +91,20 @@ class ServerTls:
         self.reloads = 0
 
     def _load(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = SpokenContext(ssl.PROTOCOL_TLS_SERVER)
         _prepare(context, self._files, self._protocols)
         context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_RENEGOTIATION
         context.verify_mode = self._verify
+        if self._verify == ssl.CERT_REQUIRED:
+            # A resumed session would let somebody in whose certificate has expired since.
+            context.options |= ssl.OP_NO_TICKET
+            context.num_tickets = 0
         return context
+
+    def latest(self) -> ssl.SSLContext:
+        """For one handshake: from the files as they are now."""
+        self.refresh()
+        return self._current
 
     def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _: ssl.SSLContext) -> None:
         """OpenSSL asks at every handshake, whether the client names a server or not."""
@@ -118,7 +128,7 @@ class ServerTls:
             return
         self._stamp = stamp
         self.reloads += 1
-        log.info("certificate replaced", file=str(self._files.certificate))
+        log.info("certificate replaced, from the next connection on", file=str(self._files.certificate))
 
 
 class ClientTls:
@@ -139,7 +149,7 @@ class ClientTls:
         self._context = self._load()
 
     def _load(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = SpokenContext(ssl.PROTOCOL_TLS_CLIENT)
         _prepare(context, self._files, self._protocols)
         if self._files.authority is None:
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)

@@ -74,8 +74,10 @@ class MembershipHost(Protocol):
 class ClusterService:
     """``etcdserverpb.Cluster`` and ``plasmacloud.chainfire.v1.Admin``."""
 
-    def __init__(self, host: MembershipHost) -> None:
+    def __init__(self, host: MembershipHost, *, peer_scheme: str = "http") -> None:
+        """``peer_scheme``: ``https`` where members talk to each other over TLS."""
         self._host = host
+        self._peer_scheme = peer_scheme
 
     def register(self, table: ServiceTable) -> None:
         """Serve the calls of these services."""
@@ -97,7 +99,7 @@ class ClusterService:
             header = rpc_pb2.ResponseHeader(
                 cluster_id=host.cluster.cluster_id, member_id=host.member_id, raft_term=host.raft_term
             )
-            members = [member_message(member) for member in host.cluster.members]
+            members = [member_message(member, self._peer_scheme) for member in host.cluster.members]
             call.reply(rpc_pb2.MemberListResponse(header=header, members=members).SerializeToString())
 
         if request.linearizable:
@@ -166,7 +168,9 @@ class ClusterService:
             commit_index=view.commit,
             from_leader=view.from_leader,
             joint=view.joint,
-            members=[_progress_message(members[m.id], m, view, joins.get(m.id)) for m in view.members],
+            members=[
+                _progress_message(members[m.id], m, view, joins.get(m.id), self._peer_scheme) for m in view.members
+            ],
             founding=host.cluster.at_start().encode(),
             election_timeout_ms=round(view.election_timeout_s[0] * 1000),
             configured_election_timeout_ms=round(view.election_timeout_s[1] * 1000),
@@ -199,13 +203,13 @@ _ROLES = {
 
 
 def _progress_message(
-    member: Member, seen: MemberView, view: MembershipView, join: JoinProgress | None
+    member: Member, seen: MemberView, view: MembershipView, join: JoinProgress | None, peer_scheme: str
 ) -> admin_pb2.MemberProgress:
     lag = view.lag(seen) if view.from_leader else 0
     message = admin_pb2.MemberProgress(
         id=member.id,
         name=member.name,
-        peer_urls=member.peer_urls,
+        peer_urls=member.peer_urls(peer_scheme),
         client_urls=member.client_urls,
         role=_ROLES[seen.role],
         started=seen.started,

@@ -11,6 +11,7 @@ from plasmacloud.base.errors import ConfigError
 from plasmacloud.base.units import format_duration
 from plasmacloud.chainfire.members import ClusterIdentity, Member, found_cluster
 from plasmacloud.chainfire.membership_policy import PolicyConfig
+from plasmacloud.chainfire.security import Security, refuse_open
 from plasmacloud.chainfire.tuning import Tuning
 
 MIN_ELECTION_TIMEOUT_S = 0.05
@@ -50,6 +51,7 @@ class ServerConfig(msgspec.Struct, frozen=True):
     expect: int = 0
     seeds: tuple[Address, ...] = ()
     cluster_token: str = "plasmacloud"
+    security: Security = Security()
     policy: PolicyConfig = PolicyConfig()
     snapshot_rate_bytes_s: float = 0.0
     election_timeout_s: float = 0.3
@@ -95,12 +97,21 @@ def make_config(
     heartbeat_interval_s: float = 0.05,
     policy: PolicyConfig | None = None,
     snapshot_rate_bytes_s: float = 0.0,
+    security: Security | None = None,
+    insecure: bool = False,
 ) -> ServerConfig:
-    """Check the settings against each other. Raises `ConfigError` that names the flag and says what to write."""
+    """Check the settings against each other. Raises `ConfigError` that names the flag and says what to write.
+
+    ``insecure``: plaintext may leave this machine.
+    """
+    security = security or Security()
     client = parse_address(listen_client, what="--listen-client")
     peer = parse_address(listen_peer, what="--listen-peer")
     if client == peer:
         raise ConfigError(f"--listen-client and --listen-peer are both {client}", hint="give them different ports")
+    if not insecure:
+        refuse_open(security, client, peer)
+    security.check(name)
     start = _start(initial_cluster, bootstrap, join, bootstrap_expect, seeds)
     _check_timeouts(election_timeout_s, heartbeat_interval_s)
     if start is Start.FOUND:
@@ -113,14 +124,14 @@ def make_config(
     else:
         cluster = ClusterIdentity(cluster_id=0, members=())
         member = Member(id=0, name=name, peers=(peer,))
-    urls = tuple(parse_address(url, what="--advertise-client").url for url in advertise_client) or (client.url,)
+    advertised = [parse_address(url, what="--advertise-client") for url in advertise_client] or [client]
     return ServerConfig(
         member=member,
         cluster=cluster,
         data_dir=data_dir,
         listen_client=client,
         listen_peer=peer,
-        advertise_client=urls,
+        advertise_client=tuple(address.url_with(security.client_scheme) for address in advertised),
         start=start,
         flags_name_cluster=bool(initial_cluster) or bootstrap,
         join=tuple(parse_address(address, what="--join") for address in join),
@@ -129,6 +140,7 @@ def make_config(
         expect=bootstrap_expect,
         seeds=tuple(parse_address(address, what="--seeds") for address in seeds),
         cluster_token=cluster_token,
+        security=security,
         policy=msgspec.structs.replace(policy or PolicyConfig(), round_s=election_timeout_s),
         snapshot_rate_bytes_s=snapshot_rate_bytes_s,
         election_timeout_s=election_timeout_s,

@@ -8,10 +8,12 @@ another environment decides what happens to it, and the member cannot tell.
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import msgspec
 
+from plasmacloud.chainfire.security import Security
 from plasmacloud.rpc.peer import PeerTransport
 from plasmacloud.rpc.transport import TransportFactory
 from plasmacloud.storage.disk import Disk, OsDisk
@@ -38,13 +40,14 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     stopwatch: Callable[[], float] = time.perf_counter
 
     @staticmethod
-    def production() -> "Environment":
-        """The machine as it is."""
+    def production(security: Security | None = None) -> "Environment":
+        """The machine as it is. Members talk to each other as ``security`` says. Raises `ConfigError`."""
+        tls = None if security is None else security.for_peers()
         return Environment(
             disk=OsDisk(),
             stores=StateStore,
             workers=ThreadWorkers(),
-            transport=PeerTransport,
+            transport=PeerTransport if tls is None else partial(PeerTransport, server_tls=tls[0], client_tls=tls[1]),
             now_ns=time.time_ns,
             randbits=secrets.randbits,
         )

@@ -79,11 +79,13 @@ class _Forming:
         table = ServiceTable()
         table.unary(EXCHANGE, self._exchange)
         self._server = Server(table)
+        self._tls = config.security.as_client()
 
     async def listen(self) -> None:
         address = self._config.listen_client
         try:
-            await self._server.start(address.host, address.port)
+            tls = self._config.security.for_clients()
+            await self._server.start(address.host, address.port, tls=tls)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen for clients on {address}: {error.strerror}",
@@ -132,7 +134,7 @@ class _Forming:
     async def _ask(self, address: Address) -> None:
         channel = self._channels.get(address)
         if channel is None:
-            channel = self._channels[address] = Channel(address.host, address.port)
+            channel = self._channels[address] = Channel(address.host, address.port, tls=self._tls)
         try:
             answer = await channel.unary(EXCHANGE, self._own_report().SerializeToString(), timeout=_CALL_S)
             self._hear(formation_pb2.FormationReport.FromString(answer))

@@ -13,6 +13,7 @@ import msgspec
 from plasmacloud.base.address import Address, parse_address
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.base.logging import get_logger
+from plasmacloud.base.tls import ClientTls
 from plasmacloud.base.units import format_duration
 from plasmacloud.chainfire.members import Member, format_id
 from plasmacloud.client import Client, ClientError, NotExecuted, RequestRefused
@@ -34,7 +35,14 @@ class Membership(msgspec.Struct, frozen=True):
 
 
 async def ask_to_join(
-    targets: Sequence[Address], *, name: str, peer: Address, learner: bool, timeout_s: float, now: Callable[[], float]
+    targets: Sequence[Address],
+    *,
+    name: str,
+    peer: Address,
+    learner: bool,
+    timeout_s: float,
+    now: Callable[[], float],
+    tls: ClientTls | None = None,
 ) -> Membership:
     """Ask the members at ``targets`` (client addresses) until one has added us. ``now``: monotonic seconds.
 
@@ -42,7 +50,7 @@ async def ask_to_join(
     """
     deadline = now() + timeout_s
     said = ""
-    async with Client([str(target) for target in targets], timeout=_ATTEMPT_S) as client:
+    async with Client([str(target) for target in targets], timeout=_ATTEMPT_S, tls=tls) as client:
         while True:
             try:
                 return await _ask_once(client, name=name, peer=peer, learner=learner)
@@ -61,9 +69,9 @@ async def ask_to_join(
             await asyncio.sleep(_PAUSE_S)
 
 
-async def cluster_at(address: Address, *, timeout_s: float) -> int | None:
+async def cluster_at(address: Address, *, timeout_s: float, tls: ClientTls | None = None) -> int | None:
     """The cluster whose member serves there; None when nobody answers in time."""
-    async with Client([str(address)], timeout=timeout_s) as client:
+    async with Client([str(address)], timeout=timeout_s, tls=tls) as client:
         try:
             return (await client.status(str(address))).header.cluster_id
         except ClientError:

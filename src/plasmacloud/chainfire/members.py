@@ -36,10 +36,9 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         """Where other members dial it."""
         return self.peers[0]
 
-    @property
-    def peer_urls(self) -> tuple[str, ...]:
+    def peer_urls(self, scheme: str = "http") -> tuple[str, ...]:
         """Its peer addresses as etcd writes them."""
-        return tuple(peer.url for peer in self.peers)
+        return tuple(peer.url_with(scheme) for peer in self.peers)
 
     @property
     def started(self) -> bool:
@@ -125,12 +124,12 @@ def format_id(member_id: int) -> str:
     return f"{member_id:x}"
 
 
-def member_message(member: Member) -> rpc_pb2.Member:
+def member_message(member: Member, peer_scheme: str = "http") -> rpc_pb2.Member:
     """The member as etcd's API shows it: one that never started has no name."""
     return rpc_pb2.Member(
         ID=member.id,
         name=member.name if member.started else "",
-        peerURLs=member.peer_urls,
+        peerURLs=member.peer_urls(peer_scheme),
         clientURLs=member.client_urls,
         isLearner=member.is_learner,
     )

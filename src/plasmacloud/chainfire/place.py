@@ -45,6 +45,7 @@ async def find_place(config: ServerConfig, environment: Environment) -> ServerCo
         learner=config.learner,
         timeout_s=config.join_timeout_s,
         now=asyncio.get_running_loop().time,
+        tls=config.security.as_client(),
     )
     return take_place(config, membership, disk=environment.disk)
 
@@ -80,7 +81,8 @@ def take_place(config: ServerConfig, membership: Membership, *, disk: Disk) -> S
 async def _check_same_cluster(config: ServerConfig, placed: Place) -> None:
     """A directory that has its place keeps it, whatever --join says; but if those there are of another cluster, then
     this is the wrong directory, or they are the wrong addresses. Nobody need answer: all may be starting at once."""
-    found = await asyncio.gather(*(cluster_at(target, timeout_s=_ASK_S) for target in config.join))
+    tls = config.security.as_client()
+    found = await asyncio.gather(*(cluster_at(target, timeout_s=_ASK_S, tls=tls) for target in config.join))
     for target, cluster_id in zip(config.join, found, strict=True):
         if cluster_id not in (None, placed.cluster_id):
             raise ConfigError(

@@ -35,6 +35,7 @@ from plasmacloud.chainfire.members import format_id
 from plasmacloud.chainfire.membership_policy import JoinProgress
 from plasmacloud.chainfire.membership_view import MembershipView, log_floor
 from plasmacloud.chainfire.neighbours import Neighbours, own_address
+from plasmacloud.chainfire.passports import with_passports
 from plasmacloud.chainfire.peer_memory import Forgotten, PeerRegister, forgotten
 from plasmacloud.chainfire.proposals import Overloaded, ProposalQueue
 from plasmacloud.chainfire.proposing import Proposer
@@ -94,7 +95,7 @@ class Replica:
             incarnation=data.life.incarnation,
             earlier=data.life.earlier,
             address=str(own_address(config, machine.cluster)),
-            judge=peers.judge,
+            judge=with_passports(peers.judge, config.contacts, lambda: machine.cluster),
             on_refused=self._on_refused,
             on_stranger=self._on_stranger,
             on_frame=self._on_frame,

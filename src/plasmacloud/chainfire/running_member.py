@@ -221,6 +221,7 @@ class RunningMember:
             founding=founded,
         )
         machine.set_slice(tuning.slice_keys)
+        machine.peer_scheme = config.security.peer_scheme
         if machine.applied_index == 0 and founded.members:
             machine.skip(1, 1)
         if wal.hard_state.term < wal.term(wal.last_index()):

@@ -38,7 +38,7 @@ log = get_logger("chainfire")
 def run(config: ServerConfig) -> None:
     """Serve until SIGTERM or SIGINT. Blocks. Raises `ConfigError` and `StorageError`."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, Environment.production()))
+        runner.run(_serve(config, Environment.production(config.security)))
 
 
 async def _serve(config: ServerConfig, environment: Environment) -> None:
@@ -77,7 +77,7 @@ class ClientDoors:
         table = ServiceTable()
         register_member(table, config, disk=member.environment.disk)
         KvService(replica).register(table)
-        ClusterService(replica).register(table)
+        ClusterService(replica, peer_scheme=config.security.peer_scheme).register(table)
         MaintenanceService(
             replica,
             size_bytes=lambda: (store.size_bytes(), store.in_use_bytes()),
@@ -97,13 +97,20 @@ class ClientDoors:
         """Listen. Raises `ConfigError` when the address cannot be used."""
         config = self._config
         try:
-            await self._server.start(config.listen_client.host, config.listen_client.port)
+            tls = config.security.for_clients()
+            await self._server.start(config.listen_client.host, config.listen_client.port, tls=tls)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen for clients on {config.listen_client}: {error.strerror}",
                 hint="another process uses the port, or the address is not this machine's; see --listen-client",
             ) from error
-        log.info("listening", clients=str(config.listen_client), peers=str(config.listen_peer))
+        security = config.security
+        log.info(
+            "listening",
+            clients=config.listen_client.url_with(security.client_scheme),
+            peers=config.listen_peer.url_with(security.peer_scheme),
+            client_certificates="demanded" if security.client_auth else "not asked for",
+        )
         # What was loaded will stay: keep the collector from walking over it again and again.
         gc.collect()
         gc.freeze()

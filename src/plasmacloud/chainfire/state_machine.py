@@ -136,6 +136,7 @@ class StateMachine:
         self.sessions: dict[int, Session] = {}
         self.applied_index = 0
         self.applied_term = 0
+        self.peer_scheme = "http"  # in answers about members, see `chainfire.security`
         self._slice_keys = SLICE_KEYS
         self._entry_index = 0  # of the entry being applied
         self._steps_left = 0  # changes of the configuration that it may still make
@@ -352,7 +353,7 @@ class StateMachine:
         header = rpc_pb2.ResponseHeader(
             cluster_id=self.cluster.cluster_id, member_id=self.member_id, raft_term=self.applied_term
         )
-        members = [member_message(member) for member in self.cluster.members]
+        members = [member_message(member, self.peer_scheme) for member in self.cluster.members]
         if kind == CommandKind.MEMBER_ADD:
             added = next(member for member in members if about == member.ID)
             return rpc_pb2.MemberAddResponse(header=header, member=added, members=members).SerializeToString()

@@ -136,16 +136,17 @@ def validate_write(kind: CommandKind, body: bytes) -> Request:
 def validate_peer_urls(urls: Iterable[str]) -> tuple[Address, ...]:
     """The addresses of a member, each once. Raises `RpcRefusal`.
 
-    As in etcd a URL has a scheme, a host, a port and nothing behind it. Members talk to each other over plain TCP, so
-    ``http`` is the only scheme; etcd also takes ``https`` and ``unix``.
+    As in etcd a URL has a scheme, a host, a port and nothing behind it. ``http`` and ``https`` are the same here:
+    whether members talk to each other over TLS their flags say, for all of them alike. etcd also takes ``unix``.
     """
     addresses: list[Address] = []
     for url in urls:
         text = url.strip()
-        if not text.lower().startswith("http://") or text.endswith("/") or "@" in text:
+        scheme, _, rest = text.partition("://")
+        if scheme.lower() not in ("http", "https") or rest.endswith("/") or "@" in rest or "://" in rest:
             raise BAD_MEMBER_URLS
         try:
-            addresses.append(parse_address(text[len("http://") :], what="peer URL"))
+            addresses.append(parse_address(rest, what="peer URL"))
         except ConfigError:
             raise BAD_MEMBER_URLS from None
     if not addresses:

@@ -152,7 +152,7 @@ def _time(seconds: float) -> str:
 
 
 def _bare(url: str) -> str:
-    return url.removeprefix("http://")
+    return url.rpartition("://")[2]
 
 
 def _view_plain(seen: "ClusterView") -> dict[str, Any]:
@@ -271,7 +271,9 @@ def add(settings: Settings, name: str, address: str, learner: bool, replace: str
         return
     voting = "a voter at once" if not shown["is_learner"] else "a learner" if learner else "a learner for now"
     click.echo(f"member {name} ({shown['id']}) added, {voting}. Start it on its machine, in an empty directory:")
-    click.echo(f"  plasma chainfire serve --name {name} --data-dir {name} --listen-peer {peer} --join {endpoints[0]}")
+    tls = " --tls DIR" if settings.tls else ""
+    command = f"plasma chainfire serve --name {name} --data-dir {name} --listen-peer {peer} --join {endpoints[0]}{tls}"
+    click.echo(f"  {command}")
     if not learner and shown["is_learner"]:
         click.echo("It becomes a voter by itself when it has caught up; see `plasma chainfire members`.")
 

@@ -93,7 +93,7 @@ def recover(
         return
     errors.say(f"done: cluster {outcome.cluster_id}, index {outcome.index}, revision {outcome.revision}", color="green")
     click.echo(f"Kept aside until the next successful start: {', '.join(outcome.kept_aside)}")
-    click.echo("\nStart it, then let the cluster grow, one member at a time:")
+    click.echo("\nStart it, with the flags for TLS that it had, then let the cluster grow, one member at a time:")
     for command in commands:
         click.echo(f"  {command}")
 

@@ -1,20 +1,24 @@
 """``plasma chainfire serve``: run one ChainFire member in the foreground."""
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.cli.settings import Duration, Size
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
 _EPILOG = """\b
 Examples:
   A single node, data in ./n1:
     plasma chainfire serve --name n1 --data-dir n1
 \b
-  One of three (run the same with n2 and n3 on the other machines):
-    plasma chainfire serve --name n1 --data-dir /var/lib/chainfire \\
+  One of three (run the same with n2 and n3 on the other machines; certificates: plasma pki, docs/security.md):
+    plasma chainfire serve --name n1 --data-dir /var/lib/chainfire --tls /etc/plasma/pki --client-auth \\
       --listen-client 10.0.0.1:2379 --listen-peer 10.0.0.1:2380 \\
       --initial-cluster n1=10.0.0.1:2380,n2=10.0.0.2:2380,n3=10.0.0.3:2380
 \b
@@ -52,6 +56,19 @@ def _load_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
 
+def _file_options(*options: tuple[str, str]) -> Callable[[Command], Command]:
+    """Flags as etcd has them, for PEM files one by one."""
+
+    def add(command: Command) -> Command:
+        for flag, text in reversed(options):
+            command = click.option(flag, type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help=text)(
+                command
+            )
+        return command
+
+    return add
+
+
 @click.command(epilog=_EPILOG)
 @click.option(
     "--config",
@@ -70,6 +87,29 @@ def _load_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 )
 @click.option("--listen-client", default="127.0.0.1:2379", show_default=True, help="Address for clients (etcd v3 API).")
 @click.option("--listen-peer", default="127.0.0.1:2380", show_default=True, help="Address for the other members.")
+@click.option(
+    "--tls",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="TLS with clients, mutual TLS with the other members. DIR as `plasma pki` makes it: ca.crt and this member's "
+    "NAME.crt and NAME.key. Replaced files are taken over without a restart.",
+)
+@click.option(
+    "--client-auth", "--client-cert-auth", is_flag=True, help="Serve only clients with a certificate of the authority."
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Allow plaintext on addresses that other machines reach, where the network is safe.",
+)
+@_file_options(
+    ("--cert-file", "In place of --tls, towards clients: the certificate (with its chain)."),
+    ("--key-file", "The key of --cert-file."),
+    ("--trusted-ca-file", "The authority that signs clients' certificates."),
+    ("--peer-cert-file", "In place of --tls, towards the other members: the certificate. Its common name is --name."),
+    ("--peer-key-file", "The key of --peer-cert-file."),
+    ("--peer-trusted-ca-file", "The authority that signs the members' certificates."),
+)
 @click.option(
     "--initial-cluster",
     default="",
@@ -163,6 +203,15 @@ def serve(
     data_dir: Path,
     listen_client: str,
     listen_peer: str,
+    tls: Path | None,
+    client_auth: bool,
+    insecure: bool,
+    cert_file: Path | None,
+    key_file: Path | None,
+    trusted_ca_file: Path | None,
+    peer_cert_file: Path | None,
+    peer_key_file: Path | None,
+    peer_trusted_ca_file: Path | None,
     initial_cluster: str,
     bootstrap: bool,
     join: tuple[str, ...],
@@ -183,14 +232,24 @@ def serve(
 ) -> None:
     """Run one ChainFire member: a replica of a key-value store that speaks the etcd v3 API.
 
-    The log goes to stderr. The member serves as soon as a majority of the cluster runs.
+    The log goes to stderr. The member serves as soon as a majority of the cluster runs. Addresses that other machines
+    reach need --tls (or --insecure).
     """
     from plasmacloud.base.logging import configure_logging
+    from plasmacloud.base.tls import TlsFiles
     from plasmacloud.chainfire.config import make_config
     from plasmacloud.chainfire.membership_policy import DeadPolicy, PolicyConfig
+    from plasmacloud.chainfire.security import make_security
     from plasmacloud.chainfire.server import run
 
     configure_logging(log_level, log_format)
+    security = make_security(
+        name,
+        tls,
+        client_auth=client_auth,
+        clients=TlsFiles(cert_file, key_file, trusted_ca_file),
+        peers=TlsFiles(peer_cert_file, peer_key_file, peer_trusted_ca_file),
+    )
     config = make_config(
         name=name,
         data_dir=data_dir,
@@ -211,5 +270,7 @@ def serve(
         snapshot_rate_bytes_s=snapshot_rate,
         election_timeout_s=election_timeout,
         heartbeat_interval_s=heartbeat_interval,
+        security=security,
+        insecure=insecure,
     )
     run(config)

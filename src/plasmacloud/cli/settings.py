@@ -41,7 +41,15 @@ class Settings:
         self.output = output
 
     def with_changes(
-        self, *, endpoints: str | None, timeout: float | None, output: str | None, no_color: bool
+        self,
+        *,
+        endpoints: str | None,
+        timeout: float | None,
+        output: str | None,
+        no_color: bool,
+        cacert: Path | None = None,
+        cert: Path | None = None,
+        key: Path | None = None,
     ) -> "Settings":
         """These settings with what was said behind the command."""
         if no_color:
@@ -50,7 +58,7 @@ class Settings:
             endpoints=endpoints or self.endpoints,
             timeout_s=self.timeout_s if timeout is None else timeout,
             output=output or self.output,
-            tls=self.tls,
+            tls=_tls_files(cacert, cert, key, self.tls),
         )
 
     @property
@@ -173,13 +181,21 @@ def make_settings(
     key: Path | None = None,
 ) -> Settings:
     """From the root's options."""
-    tls = None
-    if cacert or cert or key:
-        from plasmacloud.base.tls import TlsFiles
-
-        tls = TlsFiles(cert, key, cacert)
     errors.use_color(not (no_color or os.environ.get("NO_COLOR")))
+    tls = _tls_files(cacert, cert, key, None)
     return Settings(endpoints=endpoints, timeout_s=timeout, output=output, tls=tls)
+
+
+def _tls_files(
+    cacert: Path | None, cert: Path | None, key: Path | None, before: "TlsFiles | None"
+) -> "TlsFiles | None":
+    """What is said here goes before what was said before, file by file."""
+    if not (cacert or cert or key):
+        return before
+    from plasmacloud.base.tls import TlsFiles
+
+    old = before or TlsFiles()
+    return TlsFiles(cert or old.certificate, key or old.key, cacert or old.authority)
 
 
 def cluster_command(command: Command) -> Command:
@@ -192,11 +208,22 @@ def cluster_command(command: Command) -> Command:
         timeout: float | None,
         output: str | None,
         no_color: bool,
+        tls_cacert: Path | None,
+        tls_cert: Path | None,
+        tls_key: Path | None,
         **kwargs: Any,
     ) -> Any:
         root = click.get_current_context().find_object(Settings)
         assert root is not None, "the root command makes the settings"
-        settings = root.with_changes(endpoints=endpoints, timeout=timeout, output=output, no_color=no_color)
+        settings = root.with_changes(
+            endpoints=endpoints,
+            timeout=timeout,
+            output=output,
+            no_color=no_color,
+            cacert=tls_cacert,
+            cert=tls_cert,
+            key=tls_key,
+        )
         return command(settings, *args, **kwargs)
 
     shared: dict[str, Any] = {"allow_from_autoenv": False, "default": None}
@@ -205,6 +232,10 @@ def cluster_command(command: Command) -> Command:
         click.option("--timeout", type=Duration(), metavar="TIME", help="Time for each request.", **shared),
         click.option("-o", "--output", type=click.Choice(FORMATS), help="Form of the output.", **shared),
         click.option("--no-color", is_flag=True, allow_from_autoenv=False, hidden=True),
+        *(
+            click.option(f"--{name}", f"tls_{name}", type=_FILE, hidden=True, **shared)
+            for name in ("cacert", "cert", "key")
+        ),
     )
     wrapped: Any = with_settings
     for option in reversed(options):

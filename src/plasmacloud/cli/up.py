@@ -7,6 +7,7 @@ in any case.
 
 import asyncio
 import fcntl
+import shlex
 import signal
 import sys
 from collections import deque
@@ -19,11 +20,13 @@ import click
 
 from plasmacloud.base.errors import ConfigError, ExitCode, PlasmaError
 from plasmacloud.base.process import ManagedProcess
+from plasmacloud.base.tls import ClientTls, TlsFiles
 from plasmacloud.base.units import format_duration
 from plasmacloud.cli.errors import say
 from plasmacloud.cli.lazy import examples
 from plasmacloud.cli.output import emit, table
 from plasmacloud.cli.settings import Duration, Settings, cluster_command
+from plasmacloud.cli.up_pki import certificates, prepare
 from plasmacloud.cli.up_plan import (
     Ending,
     NodePlan,
@@ -51,6 +54,7 @@ class StartError(PlasmaError):
 @click.command(
     epilog=examples(
         "plasma up",
+        "plasma up --tls",
         "plasma up --election                               # and leader election, on a PostgreSQL of its own",
         "plasma up --data-dir /var/lib/plasma --port-base 12379",
         "plasma up -o json > cluster.json &                 # for scripts: written when the cluster is ready",
@@ -70,6 +74,11 @@ class StartError(PlasmaError):
     help="Listen on PORT, PORT+1, PORT+10, PORT+11, PORT+20 and PORT+21 in place of 2379, 2380, 22379, …",
 )
 @click.option(
+    "--tls",
+    is_flag=True,
+    help="TLS with clients, who must show a certificate, and among the nodes; certificates are made in DATA_DIR/pki.",
+)
+@click.option(
     "--ready-timeout", type=Duration(), default="30s", show_default=True, metavar="TIME", help="Time to become ready."
 )
 @click.option(
@@ -79,20 +88,30 @@ class StartError(PlasmaError):
     help="Also start a PostgreSQL, kept in the data directory, and two election servers for `plasma ha` to ask.",
 )
 @cluster_command
-def up(settings: Settings, data_dir: Path, port_base: int | None, ready_timeout: float, with_election: bool) -> None:
+def up(
+    settings: Settings,
+    data_dir: Path,
+    port_base: int | None,
+    tls: bool,
+    ready_timeout: float,
+    with_election: bool,
+) -> None:
     """Start a three-node cluster on this machine and keep it running until Ctrl-C.
 
     The first run creates the data directory, later ones continue with it. A node that crashes is started again. To see
-    it survive, kill one: `kill -9 PID`.
+    it survive, kill one: `kill -9 PID`. A cluster that was started with --tls once keeps to it.
     """
     with _only_one(data_dir):
-        plan, existed = load_plan(data_dir, port_base)
+        plan, existed = load_plan(data_dir, port_base, tls=tls)
         check_ports(plan, fixed=existed)
         beside = _election_side(data_dir, port_base) if with_election else None
-        if not existed:
+        if not existed or tls:
             save_plan(plan, data_dir)
+        files = prepare(plan, data_dir) if plan.tls else None
         say(f"{'continuing with' if existed else 'creating'} the cluster in {data_dir}")
-        supervisor = Supervisor(plan, data_dir, ready_timeout_s=ready_timeout, output=settings.output, beside=beside)
+        supervisor = Supervisor(
+            plan, data_dir, ready_timeout_s=ready_timeout, output=settings.output, tls=files, beside=beside
+        )
         code = asyncio.run(supervisor.run())
     click.get_current_context().exit(code)
 
@@ -147,6 +166,8 @@ def serve_argv(plan: Plan, node: NodePlan, directory: Path) -> Sequence[str]:
     argv = [sys.executable, "-m", "plasmacloud", "chainfire", "serve"]
     argv += ["--name", node.name, "--data-dir", str(directory)]
     argv += ["--listen-client", node.client, "--listen-peer", node.peer]
+    if plan.tls:
+        argv += ["--tls", str(certificates(directory.parent)), "--client-auth"]
     return [*argv, "--initial-cluster", plan.initial_cluster]
 
 
@@ -161,8 +182,11 @@ class Supervisor:
         ready_timeout_s: float,
         output: str,
         argv: Argv = serve_argv,
+        tls: TlsFiles | None = None,
         beside: "ElectionSide | None" = None,
     ) -> None:
+        """``tls``: how clients reach the nodes."""
+        self._tls = tls
         self._plan = plan
         self._beside = beside
         self._data_dir = data_dir
@@ -185,7 +209,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(signum, self._on_signal)
-        async with Client(self._plan.endpoints, timeout=1.0) as client:
+        tls = None if self._tls is None else ClientTls(self._tls)
+        async with Client(self._plan.endpoints, timeout=1.0, tls=tls) as client:
             watch = None
             try:
                 for node in self._nodes:
@@ -288,16 +313,20 @@ class Supervisor:
             for node in self._nodes
         ]
         endpoints = ",".join(self._plan.endpoints)
+        tls = self._tls
+        files = {} if tls is None else {"cacert": str(tls.authority), "cert": str(tls.certificate), "key": str(tls.key)}
         if self._output == "table":
             table(["NODE", "CLIENTS", "PEERS", "PID", "LOG"], [list(node.values()) for node in nodes])
             if self._beside is not None:
                 self._beside.show()
         else:
-            told = {"endpoints": endpoints, "data_dir": str(self._data_dir), "nodes": nodes}
+            told = {"endpoints": endpoints, "data_dir": str(self._data_dir), "nodes": nodes, **files}
             emit(told if self._beside is None else told | {"election": self._beside.facts()}, self._output)
         sys.stdout.flush()
         say("\nThe cluster is ready. Try, in another terminal:")
         say(f"  export PLASMA_ENDPOINTS={endpoints}")
+        if files:
+            say("  export " + " ".join(f"PLASMA_{name.upper()}={shlex.quote(file)}" for name, file in files.items()))
         say("  plasma kv put greeting hello")
         say("  plasma chainfire status")
         if self._beside is not None:

@@ -44,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The cluster of one data directory."""
 
     nodes: tuple[NodePlan, ...]
+    tls: bool = False
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -56,16 +57,22 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return ",".join(f"{node.name}={node.peer}" for node in self.nodes)
 
 
-def new_plan(port_base: int | None) -> Plan:
-    """Three nodes. With ``port_base`` they listen on base, base + 1; base + 10, base + 11; base + 20, base + 21."""
+def new_plan(port_base: int | None, *, tls: bool = False) -> Plan:
+    """Three nodes, with TLS or without.
+
+    With ``port_base`` they listen on base, base + 1; base + 10, base + 11; base + 20, base + 21.
+    """
     ports = (
         DEFAULT_PORTS if port_base is None else tuple((port_base + step, port_base + step + 1) for step in (0, 10, 20))
     )
-    return Plan(tuple(NodePlan(f"n{number}", *pair) for number, pair in enumerate(ports, 1)))
+    return Plan(tuple(NodePlan(f"n{number}", *pair) for number, pair in enumerate(ports, 1)), tls)
 
 
-def load_plan(data_dir: Path, port_base: int | None) -> tuple[Plan, bool]:
-    """The plan of a directory, and whether it was there before. Raises `ConfigError`."""
+def load_plan(data_dir: Path, port_base: int | None, *, tls: bool = False) -> tuple[Plan, bool]:
+    """The plan of a directory, and whether it was there before. Raises `ConfigError`.
+
+    A cluster that exists takes ``tls`` up, for its nodes are all started anew; it does not fall back by itself.
+    """
     path = data_dir / PLAN_FILE
     try:
         plan = msgspec.json.decode(path.read_bytes(), type=Plan)
@@ -74,15 +81,15 @@ def load_plan(data_dir: Path, port_base: int | None) -> tuple[Plan, bool]:
             raise ConfigError(
                 f"{data_dir} is not empty and was not made by `plasma up`", hint="choose another with --data-dir"
             ) from None
-        return new_plan(port_base), False
+        return new_plan(port_base, tls=tls), False
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
-    if port_base is not None and plan != new_plan(port_base):
+    if port_base is not None and plan.nodes != new_plan(port_base).nodes:
         raise ConfigError(
             f"the cluster in {data_dir} lives at {', '.join(plan.endpoints)}, and its addresses cannot change",
             hint="leave out --port-base, or start a new cluster with another --data-dir",
         )
-    return plan, True
+    return msgspec.structs.replace(plan, tls=plan.tls or tls), True
 
 
 def save_plan(plan: Plan, data_dir: Path) -> None:

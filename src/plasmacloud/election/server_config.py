@@ -1,11 +1,10 @@
 """What one election server is told: checked once, before anything is opened."""
 
-import ipaddress
 from pathlib import Path
 
 import msgspec
 
-from plasmacloud.base.address import Address, parse_address
+from plasmacloud.base.address import Address, is_loopback, parse_address
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.base.tls import ServerTls, TlsFiles
 from plasmacloud.election.backend import DEFAULT_ELECTION, ETCD_SCHEME, POSTGRES_SCHEMES
@@ -113,14 +112,6 @@ def make_config(
         hooks={event: hook for event, hook in found.items() if hook is not None},
         hook_timeout_s=hook_timeout_s,
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _refuse_open(address: Address, *, tls: bool, proof: bool) -> None:

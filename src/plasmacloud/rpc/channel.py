@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final
 
 from plasmacloud.base.tls import ClientTls
+from plasmacloud.base.tls_errors import describe_tls_error
 from plasmacloud.rpc.client_call import ClientStreaming, trailing_metadata
 from plasmacloud.rpc.client_connection import ClientConnection
 from plasmacloud.rpc.deadlines import DeadlineWheel
@@ -24,6 +25,7 @@ from plasmacloud.rpc.limits import CLIENT_LIMITS, ChannelOptions, Limits
 from plasmacloud.rpc.status import Execution, RpcError, StatusCode
 
 _MAX_CACHED_BLOCKS: Final = 1024
+_CLOSE_GRACE_S: Final = 0.5
 _MAX_KEEPALIVE_FACTOR: Final = 256.0
 Headers = Sequence[tuple[str, bytes | str]]
 
@@ -41,7 +43,9 @@ def _describe(error: OSError | TimeoutError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not accepted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return f"no TLS connection: {error.reason or error}"
+        return describe_tls_error(error)
+    if isinstance(error, ConnectionError) and not error.args:
+        return f"{describe_tls_error(error)}; does it speak TLS there?"
     return str(error) or "no answer in time"
 
 
@@ -97,12 +101,17 @@ class Channel:
         if self._attempt is not None:
             self._attempt.cancel()
             await asyncio.wait([self._attempt], timeout=1.0)
-        for connection in [c for c in (self._connection, *self._leaving) if c is not None]:
+        connections = [c for c in (self._connection, *self._leaving) if c is not None]
+        for connection in connections:
             connection.shut_down(f"the channel to {self.address} was closed")
         self._connection = None
         if self._wheel is not None:
             self._wheel.close()
-        await asyncio.sleep(0)  # lets the transports finish closing
+        await _wait_gone(connections)  # with TLS the other side has a word in it
+        for connection in connections:
+            connection.abort()
+        await _wait_gone(connections)
+        await asyncio.sleep(0)  # lets the transport of an attempt finish closing
 
     async def unary(self, path: str, body: bytes, *, timeout: float, metadata: Headers = ()) -> bytes:
         """Call ``path`` with one serialised message; returns the serialised reply.
@@ -144,7 +153,7 @@ class Channel:
                 prefix = self._prefixes[path] = encode_fields(
                     [
                         (b":method", b"POST"),
-                        (b":scheme", b"http"),
+                        (b":scheme", b"http" if self._tls is None else b"https"),
                         (b":path", path.encode("ascii")),
                         (b":authority", self.address.encode("ascii")),
                         (b"te", b"trailers"),
@@ -251,6 +260,12 @@ class Channel:
     def ping_less(self) -> None:
         """The server complained about keepalive pings."""
         self.keepalive_factor = min(self.keepalive_factor * 2, _MAX_KEEPALIVE_FACTOR)
+
+
+async def _wait_gone(connections: Sequence[ClientConnection]) -> None:
+    staying = [connection.gone for connection in connections if not connection.gone.done()]
+    if staying:
+        await asyncio.wait(staying, timeout=_CLOSE_GRACE_S)
 
 
 def _note_outcome(attempt: asyncio.Task[ClientConnection]) -> None:

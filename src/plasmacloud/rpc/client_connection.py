@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from plasmacloud.base.tls_errors import describe_tls_error
 from plasmacloud.rpc.client_call import ClientCallStream, ClientStreaming, ClientUnary, ResponseHead
 from plasmacloud.rpc.deadlines import DeadlineWheel
 from plasmacloud.rpc.grpc_framing import PREFIX, PREFIX_BYTES
@@ -35,6 +37,7 @@ class ClientConnection(Connection):
         self.options = options
         self.wheel = wheel
         self.established: asyncio.Future[None] = self.loop.create_future()
+        self.gone: asyncio.Future[None] = self.loop.create_future()
         self.leaving = False  # GOAWAY received, or stream ids used up: no new calls
         self.next_stream_id = 1
         self.slots: deque[asyncio.Future[None]] = deque()  # calls that wait for a free stream
@@ -201,7 +204,11 @@ class ClientConnection(Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.lost_reason is not None:
             exc = ConnectionError(self.lost_reason)
+        elif isinstance(exc, ssl.SSLError):
+            exc = ConnectionError(describe_tls_error(exc))
         super().connection_lost(exc)
+        if not self.gone.done():
+            self.gone.set_result(None)
 
     def on_close(self, reason: str) -> None:
         if self._keepalive is not None:

@@ -12,22 +12,20 @@ Who may come in is decided by the `plasmacloud.rpc.peer_door`, in both direction
 
 import asyncio
 import contextlib
-import errno
-import os
 import random
 import secrets
-import socket
-import ssl
 import time
 from collections.abc import Callable
 
-from plasmacloud.base.errors import ConfigError
 from plasmacloud.base.logging import get_logger
+from plasmacloud.base.tls import ClientTls, ServerTls
 from plasmacloud.rpc.peer_door import Door, Judge
 from plasmacloud.rpc.peer_link import IncomingLink, OutgoingLink, PeerLink, format_address
+from plasmacloud.rpc.peer_listener import Listening, describe, listen, listen_refused
 from plasmacloud.rpc.peer_notes import OncePerReason, Takeovers
 from plasmacloud.rpc.peer_options import PeerOptions, PeerState
 from plasmacloud.rpc.peer_wire import FINAL, PROTOCOL_VERSION, Hello, Identity, PeerProtocolError, Refusal, Welcome
+from plasmacloud.rpc.tls_dial import connect, secure
 
 __all__ = ["PeerOptions", "PeerState", "PeerTransport"]
 
@@ -72,7 +70,8 @@ class PeerTransport:
     that member says, with one of the `FINAL` codes, that *we* are the problem. Peers set before `start` are waited for
     (at most ``settle_s``): until each has given its verdict or is out of reach, no frame passes. Without ``birth`` and
     ``incarnation`` they are drawn at random, which suits tests. ``rng`` spreads the attempts to dial, ``clock_ns``
-    stamps the pings, to measure round trips: the clock of a loop may only tick in milliseconds.
+    stamps the pings, to measure round trips: the clock of a loop may only tick in milliseconds. ``server_tls`` has
+    to ask for certificates: by them the two sides are told apart (`peer_passport`), not by the addresses dialled.
     """
 
     def __init__(
@@ -97,8 +96,8 @@ class PeerTransport:
         options: PeerOptions | None = None,
         rng: random.Random | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
-        server_tls: ssl.SSLContext | None = None,
-        client_tls: ssl.SSLContext | None = None,
+        server_tls: ServerTls | None = None,
+        client_tls: ClientTls | None = None,
     ) -> None:
         assert member_id > 0
         assert 0 < version_min <= version
@@ -132,7 +131,7 @@ class PeerTransport:
         self._random = rng or random.Random()
         self._clock_ns = clock_ns
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._server: asyncio.Server | None = None
+        self._server: Listening | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._settler: asyncio.TimerHandle | None = None
         self._ticked_at = 0.0
@@ -154,16 +153,16 @@ class PeerTransport:
         assert self._loop is None, "a transport starts once"
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(
+            self._server, address = await listen(
                 lambda: IncomingLink(self, loop, self.options.max_frame_bytes),
                 host,
                 port,
-                reuse_address=True,
-                backlog=128,
-                ssl=self._server_tls,
+                tls=self._server_tls,
+                options=self.options,
+                on_refused=self._note_stranger,
             )
         except OSError as error:
-            raise _listen_refused(format_address((host, port)), error) from error
+            raise listen_refused(host, port, error) from error
         self._loop = loop
         self._ticked_at = loop.time()
         self._ticker = loop.call_later(self.options.keepalive_s, self._tick)
@@ -171,8 +170,7 @@ class PeerTransport:
         self._settler = loop.call_later(self.options.settle_s, self._door.settle)
         for peer in self._peers.values():
             self._start_dialling(peer)
-        name = self._server.sockets[0].getsockname()
-        return str(name[0]), int(name[1])
+        return address
 
     async def close(self) -> None:
         """Stop listening and dialling, let queued frames leave for a moment, close everything. No callback comes."""
@@ -335,8 +333,14 @@ class PeerTransport:
         )
         peer.dialling = link
         try:
-            async with asyncio.timeout(self.options.connect_timeout_s):
-                await self._loop.create_connection(lambda: link, peer.host, peer.port, ssl=self._client_tls)
+            if self._client_tls is None:
+                async with asyncio.timeout(self.options.connect_timeout_s):
+                    await self._loop.create_connection(lambda: link, peer.host, peer.port)
+            else:
+                async with asyncio.timeout(self.options.connect_timeout_s):
+                    connection = await connect(peer.host, peer.port)
+                async with asyncio.timeout(self.options.handshake_timeout_s):
+                    await secure(connection, link, self._client_tls)
             async with asyncio.timeout(self.options.handshake_timeout_s):
                 await link.decided
             self._door.heard_from(peer.member_id)
@@ -347,7 +351,7 @@ class PeerTransport:
         except TimeoutError:
             self._note_error(peer, "no greeting in time" if link.remote != "?" else "no connection in time")
         except (OSError, UnicodeError) as error:  # the latter: a host name that cannot be one
-            self._note_error(peer, _describe(error))
+            self._note_error(peer, describe(error))
         finally:
             if not link.over:
                 link.give_up()
@@ -467,8 +471,12 @@ class PeerTransport:
                 self._note_error(peer, reason)
         elif link.greeted:
             log.info("peer hung up before it was let in", member=f"{link.member_id:016x}", reason=reason)
-        elif self._logged.is_new("stranger", link.remote.rpartition(":")[0], reason):
-            log.warning("closed a connection that is no peer's", address=link.remote, reason=reason)
+        else:
+            self._note_stranger(link.remote, reason)
+
+    def _note_stranger(self, address: str, reason: str) -> None:
+        if self._logged.is_new("stranger", address.rpartition(":")[0], reason):
+            log.warning("closed a connection that is no peer's", address=address, reason=reason)
 
     def link_measured(self, link: PeerLink, took_s: float) -> None:
         if self.on_round_trip is not None and link.open:
@@ -509,21 +517,3 @@ class PeerTransport:
                 link.ping()
             elif isinstance(link, IncomingLink):
                 link.show_life()
-
-
-def _describe(error: OSError | UnicodeError) -> str:
-    if isinstance(error, OSError) and not isinstance(error, (ssl.SSLError, socket.gaierror)) and error.errno:
-        return os.strerror(error.errno)  # the same words whatever the event loop
-    return str(error)
-
-
-def _listen_refused(address: str, error: OSError) -> ConfigError:
-    if error.errno == errno.EADDRINUSE:
-        hint = "another process (an earlier instance of this member?) listens there; stop it or change --listen-peer"
-        return ConfigError(f"peer address {address} is in use", hint=hint)
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return ConfigError(
-            f"peer address {address} does not belong to this machine",
-            hint="--listen-peer takes an address of this host, or 0.0.0.0 or [::] for all of them",
-        )
-    return ConfigError(f"cannot listen on peer address {address}: {_describe(error)}")

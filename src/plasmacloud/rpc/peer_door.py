@@ -1,8 +1,9 @@
 """The door of the transport between members: who may come in, and when the first word may be said.
 
 Both sides of a connection are judged in its handshake, before a frame passes: the caller by its HELLO, the member that
-answers by its WELCOME. First come the facts of the protocol (version, cluster, member ids), then the `Judge`, who
-remembers the other side's earlier lives and may need a moment to make a new one durable.
+answers by its WELCOME. First come the facts of the protocol (version, cluster, member ids), with TLS the certificate
+(`peer_passport`), then the `Judge`, who knows the members, remembers the other side's earlier lives and may need a
+moment to make a new one durable.
 
 Settling: a member that was just started may itself be the one that nobody should talk to, and only some of its peers
 may know. So what is let in is *held*, silent in both directions, until every peer has given its verdict or is known to
@@ -13,6 +14,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeAlias
+
+import msgspec
 
 from plasmacloud.base.logging import get_logger
 from plasmacloud.rpc.peer_link import IncomingLink, OutgoingLink, PeerLink
@@ -45,6 +48,8 @@ class Door:
     def greeted(self, link: IncomingLink, hello: Hello) -> None:
         """Decide about a caller."""
         verdict = self._identity.judge_hello(hello, sender_removed=hello.member_id in self.removed)
+        if not isinstance(verdict, Refusal) and link.passport is not None:
+            verdict = link.passport.refusal(hello.name) or verdict
         if isinstance(verdict, Refusal):
             self._refuse(link, hello.name, verdict)
         else:
@@ -52,9 +57,15 @@ class Door:
 
     def welcomed(self, link: OutgoingLink, welcome: Welcome) -> None:
         """Decide about a member that answered our call."""
-        self._admit(link, welcome.claim, "", partial(link.accept, welcome))
+        refusal = None if link.passport is None else link.passport.refusal(None)
+        if refusal is not None:
+            self._refuse(link, "", refusal)
+        else:
+            self._admit(link, welcome.claim, "", partial(link.accept, welcome))
 
     def _admit(self, link: PeerLink, claim: PeerClaim, name: str, accept: Callable[[], None]) -> None:
+        if link.passport is not None:
+            claim = msgspec.structs.replace(claim, certified=link.passport.name)
         verdict = None if self._judge is None else self._judge(claim)
         if verdict is None:
             accept()

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from plasmacloud.base.errors import PlasmaError
+from plasmacloud.base.tls_errors import describe_tls_error
+from plasmacloud.rpc.peer_passport import Passport, read_passport
 from plasmacloud.rpc.peer_wire import (
     DIALER_GREETING,
     DIALER_OPEN,
@@ -87,6 +89,7 @@ class PeerLink(asyncio.Protocol):
         self.covered_since: float | None = None  # its member was reported lost while this link still stood
         self.ended: asyncio.Future[None] = loop.create_future()  # as soon as the link is over
         self.remote = "?"
+        self.passport: Passport | None = None  # None: without TLS
         self._owner = owner
         self._loop = loop
         self._parser = parser
@@ -96,6 +99,8 @@ class PeerLink(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         _tune(transport.get_extra_info("socket"))
         self.remote = format_address(transport.get_extra_info("peername"))
+        secured = transport.get_extra_info("ssl_object")
+        self.passport = None if secured is None else read_passport(secured)
         self.made_at = self.last_received = self._loop.time()
         self._owner.link_made(self)
         if self.over:  # given up while the connection was being made
@@ -115,7 +120,7 @@ class PeerLink(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lose("connection closed" if exc is None else str(exc))
+        self.lose("connection closed" if exc is None else describe_tls_error(exc))
         self._owner.link_closed(self)
 
     def lose(self, reason: str) -> None:

@@ -79,6 +79,7 @@ class RefusalCode(IntEnum):
     SENDER = 4  # the sender carries an impossible member id, or ours
     REMOVED = 5  # the sender is no longer a member
     AMNESIA = 6  # the sender's disk has forgotten what this member remembers of it
+    CERTIFICATE = 7  # the sender's certificate is not that of the member it says it is
 
 
 FINAL = frozenset({RefusalCode.REMOVED, RefusalCode.AMNESIA})
@@ -191,6 +192,7 @@ class PeerClaim(msgspec.Struct, frozen=True):
     birth: int  # drawn at random when its data directory was made
     incarnation: int  # of this life; grows from life to life of one data directory
     earlier: tuple[int, ...] = ()  # incarnations of the lives before, as its disk has them; newest first
+    certified: str = ""  # the name on the certificate that it has shown; empty without TLS
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -202,7 +204,7 @@ class Hello(msgspec.Struct, frozen=True):
     member_id: int
     incarnation: int  # another one per process start: two of them never belong to one living process
     receiver_id: int
-    name: str = ""  # for log lines only
+    name: str = ""  # with TLS the one on its certificate; without, for log lines only
     birth: int = 0
     earlier: tuple[int, ...] = ()
     address: str = ""  # host:port where the caller listens; empty when it does not say

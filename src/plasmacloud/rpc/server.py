@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -12,8 +13,11 @@ from plasmacloud.base.logging import get_logger
 from plasmacloud.base.tls import ServerTls
 from plasmacloud.rpc.deadlines import DeadlineWheel
 from plasmacloud.rpc.limits import Limits
+from plasmacloud.rpc.peer_notes import OncePerReason
 from plasmacloud.rpc.server_connection import ServerConnection
 from plasmacloud.rpc.service import ServiceTable
+from plasmacloud.rpc.tls_listener import TlsListener, bind
+from plasmacloud.rpc.tls_plaintext import answer_plaintext
 from plasmacloud.rpc.web import WebTable
 
 log = get_logger("rpc")
@@ -72,10 +76,11 @@ class Server:
         """While set, new calls are refused with REFUSED_STREAM: clients know they were not executed."""
         self.connections: set[Served] = set()
         self.wheel: DeadlineWheel
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[asyncio.Server | TlsListener] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Event = asyncio.Event()
         self._looking: asyncio.TimerHandle | None = None
+        self._logged = OncePerReason()
 
     async def start(self, host: str, port: int, *, tls: ServerTls | None = None) -> tuple[str, int]:
         """Listen; port 0 picks a free one. Returns the address bound. May be called for several addresses.
@@ -88,12 +93,21 @@ class Server:
         if not self._listeners:
             self.wheel = DeadlineWheel(loop)
             self._looking = loop.call_later(_LOOK_EVERY_S, self._look)
-        listener = await loop.create_server(
-            lambda: ServerConnection(self), host, port, backlog=_BACKLOG, ssl=None if tls is None else tls.context
-        )
+        if tls is not None:
+            sockets = await bind(host, port, backlog=_BACKLOG)
+            secured = TlsListener(
+                sockets, tls, partial(ServerConnection, self), on_refused=self._refused, to_plaintext=answer_plaintext
+            )
+            self._listeners.append(secured)
+            return secured.address
+        listener = await loop.create_server(partial(ServerConnection, self), host, port, backlog=_BACKLOG)
         self._listeners.append(listener)
         address = listener.sockets[0].getsockname()
         return address[0], address[1]
+
+    def _refused(self, address: str, reason: str) -> None:
+        if self._logged.is_new(address.rpartition(":")[0], reason):
+            log.warning("no TLS with a client", address=address, reason=reason)
 
     async def close(self, grace: float) -> None:
         """Stop accepting, announce the end, and let calls in flight finish for up to ``grace`` seconds.
@@ -105,6 +119,8 @@ class Server:
         self.closing = True
         for listener in self._listeners:
             listener.close()
+            if isinstance(listener, TlsListener):
+                await listener.wait_closed()
         if self._looking is not None:
             self._looking.cancel()
         self._note_idle()

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from plasmacloud.base.address import is_loopback
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.lab.plan import Traits
 from plasmacloud.lab.targets.base import NodeSpec, Target
@@ -99,5 +100,6 @@ class ChainFire(Target):
             str(node.client),
             "--listen-peer",
             str(node.peer),
+            *(() if is_loopback(node.client.host) else ("--insecure",)),  # a namespace that nobody else reaches
             *self._settings,
         ]
