@@ -73,7 +73,11 @@ def test_a_compression_bomb_is_refused_before_it_has_grown(encoding: bytes) -> N
     on_wire(test, Limits(max_recv_bytes=MIB))
 
 
-@pytest.mark.parametrize("packed", [b"no gzip", gzip.compress(b"x" * 99)[:-9], gzip.compress(b"x") + b"more"])
+@pytest.mark.parametrize(
+    "packed",
+    [b"no gzip", gzip.compress(b"x" * 99)[:-9], gzip.compress(b"x") + b"more"],
+    ids=["no gzip", "cut short", "more behind"],
+)
 def test_broken_compression_fails_one_call(packed: bytes) -> None:
     async def test(wire: Wire, service: EchoService) -> None:
         assert status(wire, wire.send(compressed(1, b"gzip", packed)), 1) is StatusCode.INTERNAL
