@@ -20,13 +20,18 @@ import msgspec
 
 from bench.harness import BenchError, busy_machine, percentile, tail
 from plasmacloud.base.process import ManagedProcess, free_ports
+from plasmacloud.lab.network import Network, both, choose, make_network
+from plasmacloud.lab.network.base import LOOPBACK
+from plasmacloud.lab.network.namespaces import SUBNET
 from plasmacloud.postgres import PostgresServer, StopMode, find_binaries
 
-FAULTS = ("TERM", "KILL", "STOP", "RESTART")
+FAULTS = ("TERM", "KILL", "STOP", "PARTITION", "RESTART")
 MODES = {"blocking": 0.0, "polling": 0.2}
 NODE = Path(__file__).with_name("_election_node.py")
+DATABASE = "db"
+"""The database's host."""
 TRIAL_DEADLINE_S = 20.0
-TARGETS_MS = {"TERM": (25.0, 250.0), "KILL": (25.0, 250.0), "STOP": (None, 2000.0)}
+TARGETS_MS = {"TERM": (25.0, 250.0), "KILL": (25.0, 250.0), "STOP": (None, 2000.0), "PARTITION": (None, 2000.0)}
 """(p50, max) of the first fenced write, blocking."""
 _POLL_S = 0.005
 
@@ -39,10 +44,13 @@ class Times(msgspec.Struct, frozen=True):
 
 
 class Contest:
-    """Two processes of one election, and what they have said."""
+    """Two processes of one election, and what they have said. ``network``: where they run, if it can be cut."""
 
-    def __init__(self, server: PostgresServer, directory: Path, election: str, campaign: float) -> None:
+    def __init__(
+        self, server: PostgresServer, directory: Path, election: str, campaign: float, network: Network | None = None
+    ) -> None:
         self.server = server
+        self.network = network
         self.directory = directory
         self.election = election
         self.campaign = campaign
@@ -50,9 +58,14 @@ class Contest:
 
     def start(self, name: str) -> None:
         url = f"{self.server.url()}?passfile={self.server.passfile}"
+        inside: Sequence[str] = ()
+        if self.network is not None:
+            host, port = self.network.reach(name, DATABASE, self.server.port)
+            url = url.replace(f"{self.server.host}:{self.server.port}", f"{host}:{port}")
+            inside = self.network.inside(name)
         log = self.directory / f"{self.election}-{name}.log"
         log.unlink(missing_ok=True)
-        argv = [sys.executable, str(NODE), url, self.election, name, str(self.campaign)]
+        argv = [*inside, sys.executable, str(NODE), url, self.election, name, str(self.campaign)]
         self.nodes[name] = ManagedProcess(name, argv, log_path=log)
         self.nodes[name].start()
 
@@ -99,6 +112,11 @@ async def trial(contest: Contest, fault: str, leader: str, follower: str, rng: r
         fault_at = time.monotonic()
         contest.server.spawn()
         heirs = [leader, follower]
+    elif fault == "PARTITION":
+        assert contest.network is not None
+        fault_at = time.monotonic()
+        await contest.network.cut(both(leader, DATABASE))
+        heirs = [follower]
     else:
         fault_at = time.monotonic()
         process.signal(getattr(signal, f"SIG{fault}"))
@@ -107,6 +125,10 @@ async def trial(contest: Contest, fault: str, leader: str, follower: str, rng: r
     leads_at = await contest.wait(heir, "leads", fault_at)
     if fault == "STOP":
         process.signal(signal.SIGCONT)
+        await contest.wait(leader, "follows", fault_at)
+    elif fault == "PARTITION":
+        assert contest.network is not None
+        await contest.network.heal()
         await contest.wait(leader, "follows", fault_at)
     elif fault != "RESTART":
         await process.wait_async(TRIAL_DEADLINE_S)
@@ -127,10 +149,18 @@ async def first_write(contest: Contest, heirs: Sequence[str], fault_at: float) -
         await asyncio.sleep(_POLL_S)
 
 
-async def series(server: PostgresServer, directory: Path, mode: str, fault: str, trials: int, seed: int) -> list[Times]:
+async def series(
+    server: PostgresServer,
+    directory: Path,
+    mode: str,
+    fault: str,
+    trials: int,
+    seed: int,
+    network: Network | None = None,
+) -> list[Times]:
     """All trials of one fault in one mode. Raises `BenchError` when the ledger shows a write of a stale epoch."""
     election = f"bench-{mode}-{fault.lower()}"
-    contest = Contest(server, directory, election, MODES[mode])
+    contest = Contest(server, directory, election, MODES[mode], network)
     rng = random.Random(seed)
     found: list[Times] = []
     try:
@@ -150,10 +180,35 @@ async def series(server: PostgresServer, directory: Path, mode: str, fault: str,
 
 
 @asynccontextmanager
-async def running_server(directory: Path) -> AsyncIterator[PostgresServer]:
-    """PostgreSQL with its defaults, durable as shipped."""
-    (port,) = free_ports(1)
-    server = PostgresServer("postgres", find_binaries(), directory / "data", port, log_path=directory / "postgres.log")
+async def running_network(directory: Path, port: int) -> AsyncIterator[Network]:
+    """Hosts for the two processes and for the database; the best network that there can be here."""
+    mechanism, why = choose()
+    network = make_network(mechanism, {"a": (), "b": (), DATABASE: (port,)}, directory)
+    network.open()
+    try:
+        for name in ("a", "b"):
+            network.reach(name, DATABASE, port)
+        await network.start()
+        print(f"partitions by {network.kind}{f' ({why})' if why else ''}", flush=True)
+        yield network
+    finally:
+        network.close()
+
+
+@asynccontextmanager
+async def running_server(directory: Path, port: int, network: Network | None = None) -> AsyncIterator[PostgresServer]:
+    """PostgreSQL with its defaults, durable as shipped; on a host of the network if there is one."""
+    listen = network.listen(DATABASE) if network is not None else LOOPBACK
+    server = PostgresServer(
+        "postgres",
+        find_binaries(),
+        directory / "data",
+        port,
+        log_path=directory / "postgres.log",
+        settings={} if listen == LOOPBACK else {"listen_addresses": listen},
+        inside=network.inside(DATABASE, refuses_root=True) if network is not None else (),
+        allow=() if listen == LOOPBACK else (f"{SUBNET}.0/24",),
+    )
     try:
         await server.create()
         await server.start()
@@ -176,22 +231,33 @@ def line(mode: str, fault: str, found: Sequence[Times]) -> str:
         limit = f"max ≤ {target[1]:.0f}" if target[0] is None else f"p50 ≤ {target[0]:.0f}, max ≤ {target[1]:.0f}"
         verdict = f"{'met' if met else 'MISSED'} ({limit})"
     figures = [percentile(leads, 0.5), percentile(leads, 0.99), leads[-1], p50, percentile(wrote, 0.99), highest]
-    return f"{mode:<9} {fault:<8} {len(found):>3}  " + " ".join(f"{ms:>8.1f}" for ms in figures) + f"  {verdict}"
+    return f"{mode:<9} {fault:<9} {len(found):>3}  " + " ".join(f"{ms:>8.1f}" for ms in figures) + f"  {verdict}"
 
 
 async def measure(options: argparse.Namespace, directory: Path) -> None:
     print(f"failover in ms after the fault, {options.trials} trials each (RESTART: after the start of PostgreSQL)\n")
-    print(f"{'':<23}{'epoch committed':>26} {'first fenced write':>27}")
+    print(f"{'':<24}{'epoch committed':>26} {'first fenced write':>27}")
     print(
-        f"{'mode':<9} {'fault':<8} {'n':>3}  "
+        f"{'mode':<9} {'fault':<9} {'n':>3}  "
         + " ".join(f"{name:>8}" for name in ("p50", "p99", "max") * 2)
         + "  target"
     )
-    async with running_server(directory) as server:
-        for mode in options.mode or MODES:
-            for fault in options.fault or FAULTS:
-                found = await series(server, directory, mode, fault, options.trials, options.seed)
-                print(line(mode, fault, found), flush=True)
+    faults = options.fault or FAULTS
+    plain = [fault for fault in faults if fault != "PARTITION"]
+    port, other = free_ports(2)
+    if plain:
+        async with running_server(directory, port) as server:
+            for mode in options.mode or MODES:
+                for fault in plain:
+                    found = await series(server, directory, mode, fault, options.trials, options.seed)
+                    print(line(mode, fault, found), flush=True)
+    if "PARTITION" in faults:
+        apart = directory / "apart"
+        apart.mkdir(mode=0o755)
+        async with running_network(apart, other) as network, running_server(apart, other, network) as server:
+            for mode in options.mode or MODES:
+                found = await series(server, apart, mode, "PARTITION", options.trials, options.seed, network)
+                print(line(mode, "PARTITION", found), flush=True)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from plasmacloud.chainfire.snapshot_flow import Received, SnapshotFlow
+from plasmacloud.chainfire.snapshot_frames import Offer, decode_frame
 from plasmacloud.chainfire.snapshot_transfer import TransferConfig
 from plasmacloud.storage.disk import OsDisk
 from plasmacloud.storage.record_store import RecordStores, Sealed
@@ -44,6 +45,7 @@ class Side:
         self.id = member_id
         self.directory = directory
         self.other: Side
+        self.log_reaches_back = True
         self.reports: list[tuple[int, bool]] = []
         self.received: asyncio.Future[Received] = asyncio.get_running_loop().create_future()
         directory.mkdir()
@@ -52,7 +54,7 @@ class Side:
             directory / "snapshots",
             Identity(1, member_id),
             make=self._make,
-            continues=lambda _: True,
+            continues=lambda _: self.log_reaches_back,
             send=self._send,
             report=lambda member, done: self.reports.append((member, done)),
             on_received=self.received.set_result,
@@ -93,5 +95,39 @@ def test_a_snapshot_that_could_not_be_prepared_is_prepared_when_there_is_room(tm
         prepared.close()
         await sender.flow.close()
         await receiver.flow.close()
+
+    asyncio.run(main())
+
+
+class ToNobody(Side):
+    """What it sends is noted, and never arrives."""
+
+    def _send(self, member: int, frame: bytes) -> bool:
+        self.sent = [*getattr(self, "sent", []), (member, decode_frame(frame))]
+        return True
+
+    def offered(self) -> list[int]:
+        return [member for member, frame in self.sent if isinstance(frame, Offer)]
+
+
+def test_who_was_receiving_an_old_snapshot_is_offered_the_new_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        sender = ToNobody(tmp_path / "a", 1, StateStore)
+
+        async def until_offered(*members: int) -> None:
+            async with asyncio.timeout(30):
+                while sorted(set(sender.offered())) != sorted(members):
+                    await asyncio.sleep(0.002)
+
+        sender.flow.wanted(2)
+        sender.sent = []
+        await until_offered(2)
+        sender.log_reaches_back = False  # writes went on meanwhile
+        sender.sent = []
+        sender.flow.wanted(3)
+        await until_offered(2, 3)
+        assert set(sender.flow.percent()) == {2, 3}
+        assert not sender.reports, "raft waits for both"
+        await sender.flow.close()
 
     asyncio.run(main())

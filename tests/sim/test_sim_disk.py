@@ -147,8 +147,24 @@ def test_a_failed_sync_says_nothing_about_what_is_on_the_medium() -> None:
         disk.on_step = fail
         with pytest.raises(OSError, match="no"):
             file.fdatasync()
+        assert content(disk) == b"x"  # reads know nothing of it
+        disk.on_step = None
+        file.fdatasync()
+        disk.restart(power_lost=True)
         outcomes.add(content(disk))
     assert outcomes == {b"-", b"x"}
+
+
+def test_a_durable_write_says_nothing_about_the_writes_before_it() -> None:
+    found = set()
+    for seed in range(50):
+        disk = disk_with_file(seed, bytes(2 * SECTOR_BYTES))
+        file = disk.open(FILE)
+        file.pwritev([b"1"], 0)
+        file.write_durably([b"2"], SECTOR_BYTES)
+        disk.restart(power_lost=True)
+        found.add((content(disk)[0], content(disk)[SECTOR_BYTES]))
+    assert found == {(0, ord("2")), (ord("1"), ord("2"))}
 
 
 def test_a_process_may_die_in_the_middle_of_a_piece_of_work() -> None:
@@ -170,3 +186,18 @@ def test_a_process_may_die_in_the_middle_of_a_piece_of_work() -> None:
         disk.restart(power_lost=False)
         reached.add(content(disk))
     assert reached >= {b"", b"0", b"01", b"012", b"0123"}
+
+
+def test_a_write_in_which_everything_ends_is_done_in_part() -> None:
+    found = set()
+    for seed in range(60):
+        disk = disk_with_file(seed)
+        file = disk.open(FILE)
+        disk.cut_after(0)
+        with pytest.raises(PowerLoss):
+            file.pwritev([b"x" * (3 * SECTOR_BYTES)], 0)
+        with pytest.raises(PowerLoss):
+            file.pwritev([b"never"], 0)
+        disk.restart(power_lost=False)
+        found.add(len(content(disk)))
+    assert found == {0, SECTOR_BYTES, 2 * SECTOR_BYTES, 3 * SECTOR_BYTES}

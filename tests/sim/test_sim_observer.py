@@ -70,7 +70,12 @@ MUTANTS: dict[str, tuple[type[RunningMember], set[str]]] = {
     "vote not persisted": (mutant(raft_class=VoteNotPersisted), {"a vote is never forgotten"}),
     "acknowledged before it is synced": (
         mutant(log_class=AcknowledgesBeforeSync),
-        {"what is committed is on a majority of disks", "what was acknowledged is durable", "leader completeness"},
+        {
+            "what is committed is on a majority of disks",
+            "what was acknowledged is durable",
+            "leader completeness",
+            "a healthy disk is believed",
+        },
     ),
     "a batch that comes twice is applied twice": (
         mutant(machine_class=AppliesTwice),

@@ -49,6 +49,7 @@ from plasmacloud.rpc.transport import TransportFactory
 from plasmacloud.storage.wal import Wal
 
 _READ_RETRY_S = 0.15
+_SINGLE_BYTES = 1024  # an entry of more than this holds more than one command, or a large one
 _PATIENCE_S = 0.9  # without a leader, requests wait for this long (or three election timeouts) before they are refused
 _EXPIRE_TICKS = 5
 
@@ -130,12 +131,12 @@ class Replica:
         )
         return Lane(origin, incarnation, queue, batch_bytes=batch_bytes)
 
-    async def start(self) -> None:
-        """Listen for the other members, dial them, and begin to tick."""
+    async def start(self, quiet_s: float = 0.0) -> None:
+        """Listen for the other members, dial them, and begin to tick, ``quiet_s`` seconds later."""
         self.follow_members()
         await self.transport.start(self.config.listen_peer.host, self.config.listen_peer.port)
         self._running = True
-        self._next_tick_at = self._loop.time() + self.config.tick_s
+        self._next_tick_at = self._loop.time() + max(self.config.tick_s, quiet_s)
         self._tick_handle = self._loop.call_at(self._next_tick_at, self._tick)
         self.wake()
 
@@ -378,7 +379,9 @@ class Replica:
         while raft.has_ready():
             ready = raft.ready()
             self._send(ready.messages)
-            if ready.must_sync or (ready.number and self._readys_in_flight):
+            if self._readys_in_flight == 0 and (not ready.must_sync or self._written_now(ready)):
+                self._finish(ready)
+            elif ready.must_sync or ready.number:
                 self._readys_in_flight += 1
                 self._wal.append(ready.hard_state, ready.entries, partial(self._on_durable, ready))
             else:
@@ -386,6 +389,14 @@ class Replica:
             self._applier.take(ready.committed)
             for context, index in ready.read_states:
                 self._reads.confirmed(context, index)
+
+    def _written_now(self, ready: Ready) -> bool:
+        """A follower waits for its disk alone; a leader for the others' too, unless it has a single command."""
+        if self.raft.leader_id == self.member_id:
+            if len(self._writes.queue) > 1 or sum([len(entry.record) for entry in ready.entries]) > _SINGLE_BYTES:
+                return False
+            self.transport.flush()
+        return self._wal.append_now(ready.hard_state, ready.entries)
 
     def _on_durable(self, ready: Ready) -> None:
         self._readys_in_flight -= 1

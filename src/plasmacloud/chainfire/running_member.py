@@ -41,6 +41,7 @@ from plasmacloud.storage.wal import Wal
 from plasmacloud.storage.wal_format import Identity, LogMark
 
 _AGAIN_S = 0.1
+_FOUNDER_QUIET_S = 1.0  # who founds a cluster alone may have done so before and lost its disk: the others will say so
 _CLOSE_S = 5.0  # how long the log may take to write what is queued
 
 log = get_logger("chainfire")
@@ -165,7 +166,8 @@ class RunningMember:
 
     async def start(self) -> None:
         """Talk to the other members and let clients in. Raises `ConfigError` when an address cannot be used."""
-        await self.replica.start()
+        alone_and_new = self.wal.recovery.created and len(self.config.cluster.members) == 1
+        await self.replica.start(quiet_s=_FOUNDER_QUIET_S if alone_and_new else 0.0)
         await self.doors.open()
         self._start_task(self._look_after())
         self._start_task(self.checkpointer.run())
@@ -202,6 +204,7 @@ class RunningMember:
             disk=environment.disk,
             workers=environment.workers,
             stopwatch=environment.stopwatch,
+            quick_s=tuning.quick_sync_s,
             segment_bytes=tuning.segment_bytes,
             window_bytes=tuning.window_bytes,
             initial_mark=mark,
@@ -415,12 +418,15 @@ class Lives:
             try:
                 member.open(received)
                 await member.start()
-                received = await member.run(stop)
+                arrived = await member.run(stop)
             finally:
                 await member.close()
                 self.member = None
-            if received is None:
+            if arrived is None:
                 return
+            # While it was checked and prepared, another leader may have sent everything that is in it, and more: then
+            # the log may begin behind it. What was prepared is rubbish in that case, and the next start removes it.
+            received = arrived if arrived.info.index > member.machine.applied_index else None
 
 
 async def _end(task: "asyncio.Task[None]") -> None:

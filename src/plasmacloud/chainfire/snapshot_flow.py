@@ -119,6 +119,8 @@ class SnapshotFlow:
 
     async def _make_one(self) -> None:
         try:
+            # The log does not reach back to the old one any more, so it is no use to those who are receiving it either.
+            self._wanting.update(self._senders)
             self._close_outgoing("a newer snapshot is needed")
             started = self._loop.time()
             info = await self._make(self._directory / _OUTGOING)

@@ -9,7 +9,7 @@ import msgspec
 from plasmacloud.chainfire.mvcc.slices import SLICE_KEYS
 from plasmacloud.chainfire.snapshot_transfer import TransferConfig
 from plasmacloud.raft.state import Config as RaftConfig
-from plasmacloud.storage.wal import DEFAULT_SEGMENT_BYTES, DEFAULT_WINDOW_BYTES
+from plasmacloud.storage.wal import DEFAULT_QUICK_S, DEFAULT_SEGMENT_BYTES, DEFAULT_WINDOW_BYTES
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +19,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     transfer: TransferConfig = TransferConfig()
     segment_bytes: int = DEFAULT_SEGMENT_BYTES
     window_bytes: int = DEFAULT_WINDOW_BYTES  # of the log's newest entries, kept in memory
+    quick_sync_s: float = DEFAULT_QUICK_S  # a follower's disk that answers faster than this is waited for
     batch_bytes: int = 1 << 20  # a batch of commands is closed beyond this size
     entry_bytes: int = 4 << 20  # so is an entry of several batches
     slice_keys: int = SLICE_KEYS  # an entry that changes more keys is applied in slices

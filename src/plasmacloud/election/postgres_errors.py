@@ -72,6 +72,8 @@ def diagnose(error: BaseException, where: str) -> ElectionError:
         return pooler_in_the_way(str(error))
     if isinstance(error, exceptions.PostgresError):
         meaning = MEANINGS.get(error.sqlstate or "", Meaning(ElectionUnavailable))
+        if meaning.kind is PoolerInTheWay:  # asyncpg's own advice follows, which would only hide the sharing
+            return pooler_in_the_way(str(error).partition("\n")[0])
         return meaning.kind(f"{where}: {error}", hint=meaning.hint)
     if isinstance(error, exceptions.TargetServerAttributeNotMatched):
         return NotPrimary(f"{where}: none of the servers is a primary", hint=MEANINGS["25006"].hint)

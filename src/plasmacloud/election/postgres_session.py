@@ -23,6 +23,7 @@ from plasmacloud.election.leadership import Epoch
 from plasmacloud.election.lock_key import lock_key
 from plasmacloud.election.postgres_errors import describe_url, diagnose, pooler_in_the_way, unreadable_url
 from plasmacloud.election.schema import ensure_schema
+from plasmacloud.election.session_names import session_name
 from plasmacloud.election.timers import Timers
 
 T = TypeVar("T")
@@ -188,7 +189,7 @@ class PostgresSession:
                 place.url,
                 timeout=place.timers.connect_timeout,
                 target_session_attrs="primary",
-                server_settings={"application_name": f"election {what} {place.election} {place.node_id}"[:63]},
+                server_settings={"application_name": session_name(what, place.election, place.node_id)},
             )
         except ValueError as error:  # asyncpg's own complaints about the URL are such errors, too
             raise unreadable_url(place.name, error) from error
@@ -212,12 +213,16 @@ class PostgresSession:
         """Refuse a pooler that shares server sessions between clients.
 
         It hands the same server session to whoever asks next, and mixes up their settings; so either both connections
-        find themselves in one server process, or one does not find its own mark.
+        find themselves in one server process, or one does not find itself where it was. Asked in turn, and in another
+        order, since a pooler may hand its sessions out in a circle.
         """
-        other = await self._state.fetchrow(_WHO)
-        self._check_identity(await self._lock.fetchrow(_WHO))
-        if other["pid"] == self._lock_pid:
+        seen = [await connection.fetchrow(_WHO) for connection in (self._state, self._lock, self._lock, self._state)]
+        self._check_identity(seen[1])
+        self._check_identity(seen[2])
+        if self._lock_pid in (seen[0]["pid"], seen[3]["pid"]):
             raise pooler_in_the_way(f"two connections are served by one server process, {self._lock_pid}")
+        if seen[0] != seen[3]:
+            raise pooler_in_the_way(f"the session moved from server process {seen[0]['pid']} to {seen[3]['pid']}")
 
     def _check_identity(self, seen: Any) -> None:
         if seen["pid"] != self._lock_pid:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from plasmacloud.base.logging import get_logger
-from plasmacloud.election.contenders import BEAT_SQL, STOPPED, ensure_contender_schema, list_contenders, read_hold
+from plasmacloud.election.contenders import BEAT_SQL, STOPPED, Run, ensure_contender_schema, list_contenders, read_hold
 from plasmacloud.election.errors import ElectionError
 from plasmacloud.election.quorum import Observation, Replica
 from plasmacloud.election.quorum_watch import QuorumWatch, WatchConfig
@@ -96,6 +96,8 @@ class PostgresWatch(QuorumWatch):
             )
         except ElectionError as error:
             return self._refused(sent_s, str(error))
+        except asyncpg.exceptions.TargetServerAttributeNotMatched:
+            return self._refused(sent_s, "the server is a standby: it takes no writes", readable=True)
         except asyncpg.PostgresError as error:
             if error.sqlstate in _SESSION_ENDED:
                 self._abandon()
@@ -127,6 +129,8 @@ class PostgresWatch(QuorumWatch):
 
     async def farewell(self) -> None:
         """Write into this server's row that it has left, if that can be done quickly."""
+        if self.presence.twin is not None:
+            return  # the row is the other one's, too, which stays
         with contextlib.suppress(Exception):
             async with asyncio.timeout(self.config.timeout_s):
                 await self._connect()
@@ -151,6 +155,7 @@ class PostgresWatch(QuorumWatch):
         connection = await asyncpg.connect(
             config.backend,
             timeout=config.connect_timeout_s,
+            target_session_attrs="primary",  # of several hosts: the one that the election is held on
             server_settings={
                 "application_name": f"plasma-quorum {config.election} {config.node_id}"[:63],
                 "statement_timeout": limit_ms,
@@ -180,7 +185,12 @@ class PostgresWatch(QuorumWatch):
     async def _beat(self, role: str) -> None:
         config, epoch = self.config, self._leadership().epoch
         shown = str(epoch) if epoch is not None else ""
-        await self._connection.execute(BEAT_SQL, config.election, config.node_id, config.advertise, role, shown)
+        own = self.presence
+        row = await self._connection.fetchrow(
+            BEAT_SQL, config.election, config.node_id, config.advertise, role, shown, own.instance, own.joined
+        )
+        before = Run(row["instance"], row["url"], row["joined"]) if row["instance"] is not None else None
+        own.wrote(before, joined=row["own"])
 
     async def note_down(self) -> None:
         """What is only worth doing while writes are taken: hear of the others, and write down what happened."""

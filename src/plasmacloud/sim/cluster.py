@@ -53,6 +53,7 @@ class Cluster:
         self.nodes: dict[str, Node] = {}
         self.ruined: set[str] = set()  # machines whose data is lost, or may be
         self.retired: set[str] = set()  # machines whose member has left
+        self.amnesiacs: set[str] = set()  # machines that were started with an empty disk, against all advice
         self.held_down: set[str] = set()  # machines that nobody starts for the moment
         self.disk_trouble = False  # a process may end because of its disk
         self.on_death: Callable[[Node], None] = lambda _: None
@@ -162,7 +163,10 @@ class Cluster:
         """Whether the data of one more machine may be lost: a majority of intact voters is left in every case."""
         lost = {other.member_id for other in self.nodes.values() if other.damaged or other.name in self.ruined}
         lost.add(node.member_id)
-        return all(2 * len(voters - lost) > len(voters) for voters in self.observer.electorates())
+        leaving = self.operator.asked_to_leave
+        electorates = self.observer.electorates()
+        electorates += [voters - leaving for voters in electorates if voters & leaving]
+        return all(2 * len(voters - lost) > len(voters) for voters in electorates)
 
     # What happens
 
@@ -192,7 +196,9 @@ class Cluster:
         """A process ended by itself."""
         self.on_death(node)
         self.trace.count("processes that ended by themselves")
-        if isinstance(error, Forgotten):
+        if node.name in self.amnesiacs:
+            self.trace.count("members without memory that were sent away", int(isinstance(error, Forgotten)))
+        elif isinstance(error, Forgotten):
             if self.observer.has_left(node.member_id):
                 self.retired.add(node.name)
                 return
@@ -222,6 +228,7 @@ class Operator:
         self._machines = cluster.options.members
         self._busy = False
         self.active = True
+        self.asked_to_leave: set[int] = set()  # members: perhaps they have left, perhaps they will
 
     def start(self) -> None:
         """Look after the cluster from now on."""
@@ -288,6 +295,7 @@ class Operator:
                 self._remove(leader, node)
 
     def _remove(self, leader: Node, node: Node) -> None:
+        self.asked_to_leave.add(node.member_id)
         self._ask(leader, CommandKind.MEMBER_REMOVE, RemoveMember(node.member_id))
 
     def _ask(self, node: Node, kind: CommandKind, command: MemberCommand) -> None:

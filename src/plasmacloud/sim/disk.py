@@ -5,8 +5,8 @@ return, and what is surely on the medium; the writes in between are a list, of w
 512-byte sectors. Of every directory likewise: names that were not synced survive in any combination, a rename whole or
 not at all. A process that is killed loses nothing.
 
-While a process dies in the middle of an operation, `cut_after` lets the disk die under it: the operation that comes
-then, and everything behind it, has no effect and raises `PowerLoss`.
+While a process dies in the middle of an operation, `cut_after` lets the disk die under it: of a write that comes then
+some sectors are done, and everything behind it has no effect; all raise `PowerLoss`.
 """
 
 import errno
@@ -47,8 +47,21 @@ class Inode:
             _overwrite(self.durable, offset, data)
         self.unsynced.clear()
 
+    def sync_last(self) -> None:
+        """The last write is on the medium, whatever became of those before it."""
+        offset, data = self.unsynced.pop()
+        _overwrite(self.durable, offset, data)
+
+    def fail_to_sync(self, keep: Keep) -> None:
+        """Some of it reached the medium. Reads return all of it, and no later sync will try again."""
+        self._write_out(keep)
+
     def lose_power(self, keep: Keep) -> None:
         """Only what is on the medium is left, and those unsynced sectors that ``keep`` accepts."""
+        self._write_out(keep)
+        self.data = bytearray(self.durable)
+
+    def _write_out(self, keep: Keep) -> None:
         for offset, data in self.unsynced:
             at = 0
             while at < len(data):
@@ -57,7 +70,6 @@ class Inode:
                     _overwrite(self.durable, offset + at, data[at : at + size])
                 at += size
         self.unsynced.clear()
-        self.data = bytearray(self.durable)
 
     def alter(self, offset: int, data: bytes) -> None:
         """The medium itself changes, and nobody did it."""
@@ -119,7 +131,12 @@ class SimFile:
     def pwritev(self, buffers: Sequence[bytes], offset: int) -> int:
         data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
         disk, inode = self._disk, self._inode
-        disk.step("write", self._path)
+        try:
+            disk.step("write", self._path)
+        except PowerLoss:
+            if disk.dies_now and data:
+                inode.write(offset, bytes(data[: SECTOR_BYTES * disk.rng.randrange(len(data) // SECTOR_BYTES + 1)]))
+            raise
         growth = offset + len(data) - len(inode.data)
         if growth > 0:
             data = data[: max(0, len(data) - max(0, growth - disk.room(growth)))]
@@ -129,7 +146,9 @@ class SimFile:
 
     def write_durably(self, buffers: Sequence[bytes], offset: int) -> int:
         accepted = self.pwritev(buffers, offset)
-        self.fdatasync()
+        self._sync()
+        if accepted:
+            self._inode.sync_last()
         return accepted
 
     def zero_fill(self, size_bytes: int) -> None:
@@ -139,13 +158,15 @@ class SimFile:
         self._inode.write(0, bytes(size_bytes))
 
     def fdatasync(self) -> None:
+        self._sync()
+        self._inode.sync()
+
+    def _sync(self) -> None:
         try:
             self._disk.step("sync", self._path)
         except OSError:
-            # After a failed sync the kernel may forget what it could not write, and nobody can tell what it did.
-            self._inode.lose_power(self._disk.coin)
+            self._inode.fail_to_sync(self._disk.coin)
             raise
-        self._inode.sync()
 
     fsync = fdatasync
 
@@ -196,6 +217,11 @@ class SimDisk:
             raise PowerLoss
         if self.on_step is not None:
             self.on_step(operation, path)
+
+    @property
+    def dies_now(self) -> bool:
+        """Whether it is the present operation in the middle of which everything ends."""
+        return self._cut_after == -1
 
     def coin(self) -> bool:
         """Chance."""

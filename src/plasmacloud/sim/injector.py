@@ -46,6 +46,7 @@ class Injector:
             FaultKind.JOIN: self._join,
             FaultKind.LEAVE: self._leave,
             FaultKind.WIPE: self._wipe,
+            FaultKind.AMNESIA: self._amnesia,
         }
 
     def start(self) -> None:
@@ -269,3 +270,30 @@ class Injector:
             self._happened(fault, node.name)
             self._cluster.ruin(node)
             node.disk.wipe()
+
+    def _amnesia(self, fault: Fault) -> Callable[[], None] | None:
+        """Only where everybody else has met the victim's present life: then all of them know better than it.
+
+        Somebody who has not met it cannot know, and is lost to the cluster together with it (`peer_memory`). And a
+        member that founded a cluster alone founds it anew on an empty disk, before anybody can tell it otherwise.
+        """
+        node, cluster = self._victim(fault), self._cluster
+        member = node.member
+        alone = cluster.options.members == 1
+        if member is None or alone or node.name in cluster.ruined or not cluster.can_spare(node):
+            return None
+        for other in cluster.intact():
+            if other is node or not cluster.observer.belongs(other.member_id):
+                continue
+            if other.member is None or other.member.peers.memory.known(node.member_id) != member.data.life[:2]:
+                return None
+        self._happened(fault, node.name)
+        cluster.ruin(node)
+        cluster.amnesiacs.add(node.name)
+        node.disk.wipe()
+
+        def start() -> None:
+            if not node.running and self._open:
+                node.start()
+
+        return start

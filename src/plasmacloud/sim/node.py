@@ -63,7 +63,7 @@ class Life:
         machinery = node.machinery
         self.node = node
         self.workshop = Workshop(machinery.world, node.disk, machinery.disk_options, node.rng)
-        self.workshop.factor = node.disk_factor
+        self.workshop.set_factor(node.disk_factor)
         self.loop = SimLoop(  # type: ignore[abstract]  # asyncio's base class has no abstract methods
             machinery.world, net=machinery.network, executor=self.workshop, on_turn=self._on_turn, rate=rate
         )
@@ -189,7 +189,7 @@ class Node:
         """So many times slower than usual is the disk from now on."""
         self.disk_factor = factor
         if self.life is not None:
-            self.life.workshop.factor = factor
+            self.life.workshop.set_factor(factor)
 
     def leave(self) -> None:
         """Ask the process to end in good order."""

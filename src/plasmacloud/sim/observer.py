@@ -71,6 +71,7 @@ class Observer:
         self._latest_at = -1  # the index at which it came into force
         self._left: set[int] = set()
         self._promises: dict[int, Promise] = {}
+        self._lost: dict[int, Promise] = {}  # of members whose disks are gone: what they said was true then
         self._seen: dict[int, Seen] = {}
 
     # What members say
@@ -99,7 +100,9 @@ class Observer:
 
     def forgets(self, member_id: int) -> None:
         """The member's disk is gone, by a fault that the cluster has to bear."""
-        self._promises.pop(member_id, None)
+        promise = self._promises.pop(member_id, None)
+        if promise is not None:
+            self._lost[member_id] = promise
         self._seen.pop(member_id, None)
 
     def has_left(self, member_id: int) -> bool:
@@ -141,6 +144,14 @@ class Observer:
         if promise is not None:
             self._check_memory(raft, promise)
         applied = member.machine.applied_index
+        self._trace.count("starts")
+        if member.wal.recovery.torn is not None:
+            self._trace.count("logs with a torn end")
+        if member.wal.log_mark.index > 1:
+            self._trace.count("starts from a shortened log")
+        before = self._seen.get(raft.id)
+        if before is not None and applied > before.commit:
+            self._trace.count("snapshots installed")
         self._note_conf(applied, raft.conf)
         return Seen(member=member, commit=applied, applied=applied, conf=raft.conf)
 
@@ -265,9 +276,9 @@ class Observer:
 
     def _holds(self, voter: int, index: int, term: int) -> bool:
         seen = self._seen.get(voter)
-        promise = self._promises.get(voter)
-        if promise is not None and promise.acknowledged >= index and promise.acknowledged_term >= term:
-            return True
+        for promise in (self._promises.get(voter), self._lost.get(voter)):
+            if promise is not None and promise.acknowledged >= index and promise.acknowledged_term >= term:
+                return True
         member = None if seen is None else seen.member
         if member is None:
             return False

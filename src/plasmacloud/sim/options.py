@@ -16,6 +16,7 @@ from plasmacloud.raft.state import Config as RaftConfig
 from plasmacloud.rpc.peer_options import PeerOptions
 from plasmacloud.sim.network import NetworkOptions
 from plasmacloud.sim.process import DiskOptions
+from plasmacloud.storage.wal import DEFAULT_QUICK_S
 
 
 class FaultKind(Enum):
@@ -42,6 +43,7 @@ class FaultKind(Enum):
     JOIN = "join"  # a new member
     LEAVE = "leave"  # a member is removed
     WIPE = "wipe"  # a machine's disk is replaced by an empty one; the member is removed, and a new one joins
+    AMNESIA = "amnesia"  # the same, but first somebody starts the member again, as if nothing had happened
 
 
 class WorkloadOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +114,7 @@ _USUAL_GAP_S: dict[FaultKind, float] = {
     FaultKind.JOIN: 20.0,
     FaultKind.LEAVE: 25.0,
     FaultKind.WIPE: 40.0,
+    FaultKind.AMNESIA: 40.0,
 }
 
 
@@ -153,8 +156,8 @@ def _draw_tuning(rng: random.Random) -> Tuning:
             max_apply_bytes=rng.choice((1, 1024, 4 << 20)),
         ),
         transfer=TransferConfig(
-            chunk_bytes=rng.choice((256, 4096)),
-            window_bytes=rng.choice((1024, 64 << 10)),
+            chunk_bytes=rng.choice((512, 4096)),
+            window_bytes=rng.choice((16 << 10, 64 << 10)),
             silence_s=rng.choice((3.0, 30.0)),
         ),
         segment_bytes=rng.choice((4096, 16 << 10, 64 << 10)),
@@ -163,8 +166,9 @@ def _draw_tuning(rng: random.Random) -> Tuning:
         entry_bytes=rng.choice((512, 4 << 20)),
         unsaved_bytes=rng.choice((1024, 64 << 20)),
         keep_entries=keep,
-        max_entries=keep * rng.choice((2, 10)),
+        max_entries=300 + keep * rng.choice((0, 10)),  # a snapshot has to arrive while so many are written
         max_log_bytes=(64 << 10) if small else 512 << 20,
+        quick_sync_s=rng.choice((0.0, DEFAULT_QUICK_S)),
     )
 
 

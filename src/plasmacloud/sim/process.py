@@ -15,7 +15,8 @@ from plasmacloud.sim.disk import SimDisk
 from plasmacloud.sim.loop import SimLoop
 from plasmacloud.storage.workers import Work, Worker
 
-_MAX_CUT_STEPS = 8
+_MAX_CUT_STEPS = 12
+_CUT_RATE = 0.5  # most pieces have two operations, a write and its sync
 
 
 class DiskOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +39,7 @@ class Job:
 
 
 class Workshop:
-    """Everything of one process that happens beside its event loop. ``factor`` slows the disk down."""
+    """Everything of one process that happens beside its event loop."""
 
     def __init__(self, world: World, disk: SimDisk, options: DiskOptions, rng: random.Random) -> None:
         self.loop: SimLoop | None = None  # set as soon as there is one
@@ -74,6 +75,12 @@ class Workshop:
         if job.finished is not None:
             job.finished(result, None)
 
+    def set_factor(self, factor: float) -> None:
+        """The disk is so many times slower than usual from now on; what waited for a slower one does not wait on."""
+        faster, self.factor = factor < self.factor, factor
+        for job in list(self._jobs) if faster else ():
+            self.schedule(job, 0.0)
+
     def cancel(self, job: Job) -> None:
         """It is not wanted any more."""
         self._jobs.pop(job, None)
@@ -88,7 +95,7 @@ class Workshop:
             if fate < 0.3:
                 continue
             if fate < 0.8:
-                self.disk.cut_after(rng.randrange(_MAX_CUT_STEPS))
+                self.disk.cut_after(min(int(rng.expovariate(_CUT_RATE)), _MAX_CUT_STEPS))
             try:
                 job.call()
             except BaseException:  # noqa: BLE001, S110 - nobody is left to be told

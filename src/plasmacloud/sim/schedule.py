@@ -39,6 +39,7 @@ _LASTS_S: dict[FaultKind, float] = {
     FaultKind.FULL_DISK: 5.0,
     FaultKind.FAILED_SYNC: 1.0,
     FaultKind.FAILED_READ: 2.0,
+    FaultKind.AMNESIA: 1.0,
 }
 
 

@@ -17,6 +17,7 @@ from plasmacloud.storage.wal_errors import DiskFull, WriteFailed, write_error
 from plasmacloud.storage.wal_format import (
     BLOCK_BYTES,
     GROUP_HEADER_BYTES,
+    HARD_STATE_BYTES,
     Identity,
     LogMark,
     SegmentHeader,
@@ -142,6 +143,10 @@ class SegmentWriter:
         """Write an empty group, where there is room: bad bytes before it can then never pass as a torn end."""
         if self._offset + BLOCK_BYTES <= self._capacity:
             self._put(0, 0, [])
+
+    def has_room(self, payload_bytes: int) -> bool:
+        """Whether a group of so many bytes of entries fits the open segment."""
+        return self._offset + group_size_bytes(payload_bytes + HARD_STATE_BYTES) <= self._capacity
 
     def write(self, requests: Sequence[Request]) -> None:
         """Make the requests durable with one write and one sync. Raises `WriteFailed`; the writer is then unusable."""

@@ -97,6 +97,8 @@ def _came_to_its_end(scenario: Scenario) -> None:
             scenario.missing.append(f"trial {trial.number}: no proof of its fault: {said}")
         if trial.resumed is not None and not trial.resumed.ok:
             scenario.wrong.append(f"trial {trial.number}: no write was acknowledged within the deadline")
+        elif trial.caught_up is not None and not trial.caught_up.ok:
+            scenario.wrong.append(f"trial {trial.number}: at its end no write was acknowledged")
     _kept_what_it_acknowledged(scenario)
 
 
@@ -279,6 +281,15 @@ def _stale(scenario: Scenario) -> str:
     return "every write in an old epoch is refused, one in the newest is accepted"
 
 
+def resume_ms(case: Case, trial: Trial) -> float | None:
+    """From the moment in which a database took sessions again to the first acknowledged write; None: there was none."""
+    if not trial.restarts:
+        return None
+    ready_ns = trial.restarts[0].at_ns
+    first = next((at_ns for at_ns in case.ack_ns if at_ns > ready_ns), None)
+    return (first - ready_ns) / 1e6 if first is not None else None
+
+
 # -- databases -----------------------------------------------------------------------------------------------------
 
 
@@ -300,9 +311,10 @@ def _database(scenario: Scenario) -> str:
     for trial in scenario.trials:
         lost += [each.after_ms for each in _quorum(scenario, trial, "lost", limit_s * 1e3)]
         _quorum(scenario, trial, "healthy", scenario.case.plan.recovery_deadline_s * 1e3)
-        resumed += [trial.resumed.waited_ms] if trial.resumed is not None else []
+        took = resume_ms(scenario.case, trial)
+        resumed += [took] if took is not None else []
     if resumed:
-        scenario.measured.append(f"lost after {_range(lost)}, writes {_range(resumed)} after the start")
+        scenario.measured.append(f"lost after {_range(lost)}; writes {_range(resumed)} after it took sessions again")
     return f"quorum lost within {limit_s:g} s, then healthy; a leader; nothing acknowledged is lost"
 
 
@@ -379,16 +391,16 @@ def _pooler(scenario: Scenario) -> str:
         scenario.missing.append("no server was put behind a pooler")
     for each in tried:
         if not each.shared:
-            scenario.missing.append("the pooler did not share sessions")
+            scenario.missing.append(f"{each.pooler} did not share sessions")
         if each.acquired:
-            scenario.wrong.append(f"it acquired leadership {each.acquired} times through the pooler")
+            scenario.wrong.append(f"behind {each.pooler} it acquired leadership {each.acquired} times")
         if each.status is None:
-            scenario.wrong.append("it went on behind the pooler")
+            scenario.wrong.append(f"behind {each.pooler} it went on")
         elif each.status != ExitCode.CONFIG:
-            scenario.wrong.append(f"it ended with status {each.status}, not {ExitCode.CONFIG.value}")
+            scenario.wrong.append(f"behind {each.pooler} it ended with status {each.status}")
         if "pooler" not in each.said:
-            scenario.wrong.append(f"what it said does not name the pooler: {each.said!r}")
-        scenario.measured.append(f"exit status {each.status}: {each.said[-100:]}")
+            scenario.wrong.append(f"behind {each.pooler}, what it said does not name it: {each.said!r}")
+        scenario.measured.append(f"{each.pooler}: exit status {each.status}")
     return f"exit status {ExitCode.CONFIG.value}, an error that names the pooler, no leadership"
 
 

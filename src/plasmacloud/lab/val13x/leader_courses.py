@@ -18,7 +18,8 @@ FROZEN_S = 3.0
 CUT_S = 2.5
 """At least; longer than the server's patience with a silent session, which then has something to say."""
 _ANSWER_S = 15.0
-_BURST = 60
+_BURST = 150
+_PAUSE_S = 0.01
 _SQL_ATTEMPTS = 3
 
 
@@ -98,12 +99,13 @@ async def stale_leader_write_refused(rig: Val13xRig) -> None:
             done = await rig.attempt(leader, old, api, timeout=_ANSWER_S)
             if done.kind == "not-leader":
                 break
+            await asyncio.sleep(_PAUSE_S)
         rows = await rig.postgres.fetch("SELECT timeline, epoch FROM leadership_state")
         rig.prove_overtaking(new, [(timeline, number) for timeline, number in rows])
         for _ in range(_SQL_ATTEMPTS):
             done = await write_guarded(rig.postgres, old, rig.stale_key(), "stale")
             rig.tried("sql", rig.postgres.name, old, done)
-        leader = await rig.leader()
+        await rig.leader_after(new)
         resumed = await rig.resumed(at_ns)
         await _control(rig)
     finally:

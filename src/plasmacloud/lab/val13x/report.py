@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class Val13xReport(msgspec.Struct, frozen=True):
     """``times``: in milliseconds. ``rto_*``: a client's longest time without an acknowledged write; ``takeover_*``:
     from the fault to the first write of a newer epoch; ``step_down_ms``: until a leader that was cut off had given up;
-    ``resume_*``: from the start of a database to the first acknowledged write."""
+    ``resume_pg_*``: from when the database took sessions again to the first acknowledged write; ``resume_standby_ms``:
+    from the start of the lost standby; ``resume_promoted_ms``: from the promotion."""
 
     verdict: Verdict
     interrupted: bool

@@ -34,7 +34,7 @@ from plasmacloud.lab.network.namespaces import SUBNET
 from plasmacloud.lab.plan import Plan, Traits
 from plasmacloud.lab.recorder import LOGS, Recorder
 from plasmacloud.lab.val13x import names
-from plasmacloud.lab.val13x.checks import scenario_checks, step_down_ms, takeover_ms
+from plasmacloud.lab.val13x.checks import resume_ms, scenario_checks, step_down_ms, takeover_ms
 from plasmacloud.lab.val13x.drive import drive
 from plasmacloud.lab.val13x.epoch_rule import check_epochs, check_never_two_leaders, check_one_writer_per_epoch
 from plasmacloud.lab.val13x.facts import gather
@@ -59,12 +59,10 @@ _RTO_OF = {
     "rto_overtaken_ms": (names.OVERTAKE,),
     "rto_primary_lost_ms": (names.KILL_PRIMARY,),
 }
-_RESUME_OF = {
-    "resume_pg_stop_ms": names.STOP_POSTGRES,
-    "resume_pg_kill_ms": names.KILL_POSTGRES,
-    "resume_standby_ms": names.KILL_STANDBY,
-    "resume_promoted_ms": names.KILL_PRIMARY,
-}
+_RESUME_OF = {"resume_pg_stop_ms": names.STOP_POSTGRES, "resume_pg_kill_ms": names.KILL_POSTGRES}
+"""From the moment in which the database takes sessions again."""
+_WAITED_OF = {"resume_standby_ms": names.KILL_STANDBY, "resume_promoted_ms": names.KILL_PRIMARY}
+"""From the start of the standby, and from its promotion."""
 
 
 class Val13x(Suite):
@@ -196,6 +194,9 @@ class Val13x(Suite):
         downs = [step_down_ms(case, trial) for trial in case.trials if of_fault.get(trial.number) == names.CUT]
         found["step_down_ms"] = [each for each in downs if each is not None]
         for name, fault in _RESUME_OF.items():
+            times = [resume_ms(case, trial) for trial in case.trials if of_fault.get(trial.number) == fault]
+            found[name] = [each for each in times if each is not None]
+        for name, fault in _WAITED_OF.items():
             resumptions = (trial.resumed for trial in case.trials if of_fault.get(trial.number) == fault)
             found[name] = [event.waited_ms for event in resumptions if event is not None and event.ok]
         found["write_ms"] = write_latencies_ms(case)
@@ -220,7 +221,7 @@ def _server(
     where = ",".join(f"{address}:{at}" for address, at in ways)
     user, _, rest = first.url().removeprefix("postgres://").partition("@")
     database = rest.partition("/")[2]
-    options = ["--backend", f"postgres://{user}@{where}/{database}?target_session_attrs=primary", MIN_SYNC, "0"]
+    options = ["--backend", f"postgres://{user}@{where}/{database}", MIN_SYNC, "0"]
     listen = network.listen(host)
     if listen != LOOPBACK:
         others = network.reach(host, host, port)

@@ -1,102 +1,23 @@
-"""What an operator gets wrong and puts right: a pooler under the election, and a split brain."""
+"""A split brain, found and ended by `plasma ha`. Effects only; nothing is judged here."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from plasmacloud.base.process import ProcessError, free_ports
-from plasmacloud.lab.election.pooler import SharingPooler, shares_sessions
-from plasmacloud.lab.election.servers import ElectionServer
 from plasmacloud.lab.val13x import names
-from plasmacloud.lab.val13x.facts import PoolerTried, Told
+from plasmacloud.lab.val13x.facts import Told
 from plasmacloud.lab.val13x.rig import Val13xRig
-from plasmacloud.lab.watcher import WaitedTooLong
-from plasmacloud.postgres import PostgresError, PostgresServer
-from plasmacloud.postgres.sessions import open_session
 from plasmacloud.verify.events import FaultInjected, FaultProof
 
-ROLE = "val13x_pooled"
-POOLED = "cp-val13x-pooled"
-_END_S = 20.0
 _STEAL_S = 10.0
 _LOCK = """
 SELECT classid::bigint, objid::bigint, pid FROM pg_locks
 WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND pid = (SELECT lock_pid FROM leadership_state LIMIT 1)
 """
 _HELD_BY = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = $1"
-
-
-# -- a pooler -------------------------------------------------------------------------------------------------------
-
-
-async def pooler_refused(rig: Val13xRig) -> None:
-    """Put an election server behind a pooler in transaction mode: it must refuse, say why, and never lead."""
-    rig.doing("a server behind a pooler")
-    database = rig.postgres
-    await let_in_without_password(database)
-    (port,) = free_ports(1)
-    async with SharingPooler(database.port) as pooler:
-        shared = await shares_sessions(f"postgres://{ROLE}@127.0.0.1:{pooler.port}/{ROLE}")
-        server = ElectionServer(
-            POOLED,
-            3,
-            port,
-            ["--backend", f"postgres://{ROLE}@127.0.0.1:{pooler.port}/{ROLE}"],
-            database.environment(),
-            lambda session: rig.directory / f"val13x-pooled-s{session}.log",
-        )
-        rig.also.append(server.process)
-        server.start()
-        status: int | None = None
-        with contextlib.suppress(ProcessError):
-            status = await server.process.wait_async(_END_S)
-        server.process.kill()
-    text = server.log_path.read_text(errors="replace")
-    said = next((line for line in text.splitlines() if "pooler" in line), text.strip().splitlines()[-1] if text else "")
-    (rig.directory / names.POOLER_FILE).write_text(
-        f"two statements of one connection ran in two sessions of the server: {shared}\n"
-        f"$ {' '.join(server.process.argv[1:])}\n{text.rstrip()}\nexit status {status}\n"
-    )
-    rig.fact(
-        PoolerTried(
-            at_ns=time.monotonic_ns(),
-            trial=rig.trial,
-            pooler="of the lab, transaction mode",
-            shared=shared,
-            status=status,
-            said=said[:500],
-            acquired=server.count_in_log("acquired leadership"),
-        )
-    )
-
-
-async def let_in_without_password(database: PostgresServer) -> None:
-    """A role with a database of its own, the only thing that it may use, and only from loopback: for poolers, which
-    here know no passwords."""
-    for statement in (f"CREATE ROLE {ROLE} LOGIN", f"CREATE DATABASE {ROLE} OWNER {ROLE}"):
-        await database.execute(statement, timeout=30.0)
-    rules = database.data_dir / "pg_hba.conf"
-    rules.write_text(f"host {ROLE} {ROLE} 127.0.0.1/32 trust\n" + rules.read_text())
-    await database.execute("SELECT pg_reload_conf()")
-    await _eventually(
-        lambda: _opens(f"postgres://{ROLE}@127.0.0.1:{database.port}/{ROLE}"), "the pooled role is let in"
-    )
-
-
-async def _opens(url: str) -> bool:
-    try:
-        (await open_session(url, timeout=2.0)).terminate()
-    except PostgresError:
-        return False
-    return True
-
-
-# -- split brain ----------------------------------------------------------------------------------------------------
 
 
 async def split_brain_detect_recover(rig: Val13xRig) -> None:
@@ -198,11 +119,3 @@ async def ask(rig: Val13xRig, book: Path, *words: str) -> None:
 async def order(rig: Val13xRig, book: Path, *words: str) -> None:
     """The same for what changes something: under a name."""
     await ask(rig, book, *words, "--operator", names.OPERATOR)
-
-
-async def _eventually(holds: Callable[[], Awaitable[Any]], what: str) -> None:
-    deadline = time.monotonic() + 10.0
-    while not await holds():
-        if time.monotonic() >= deadline:
-            raise WaitedTooLong(f"{what}: not within 10 s")
-        await asyncio.sleep(0.05)
