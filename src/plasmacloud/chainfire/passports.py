@@ -29,7 +29,7 @@ def misnamed(claim: PeerClaim, member: Member | None) -> Refusal | None:
 
 
 def with_passports(judge: Judge, contacts: Iterable[Member], cluster: Callable[[], ClusterState]) -> Judge:
-    """One who looks at the certificate first. ``contacts``: known before the log tells who belongs to the cluster."""
+    """A judge who looks at the certificate first. ``contacts``: known before the log tells who is a member."""
     told = {member.id: member for member in contacts}
 
     def look(claim: PeerClaim) -> "Refusal | asyncio.Future[None] | None":

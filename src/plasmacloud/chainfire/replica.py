@@ -35,8 +35,7 @@ from plasmacloud.chainfire.members import format_id
 from plasmacloud.chainfire.membership_policy import JoinProgress
 from plasmacloud.chainfire.membership_view import MembershipView, log_floor
 from plasmacloud.chainfire.neighbours import Neighbours, own_address
-from plasmacloud.chainfire.passports import with_passports
-from plasmacloud.chainfire.peer_memory import Forgotten, PeerRegister, forgotten
+from plasmacloud.chainfire.peer_memory import Forgotten, forgotten
 from plasmacloud.chainfire.proposals import Overloaded, ProposalQueue
 from plasmacloud.chainfire.proposing import Proposer
 from plasmacloud.chainfire.reads import ReadQueue
@@ -47,6 +46,7 @@ from plasmacloud.chainfire.waiting import NO_LEADER, STOPPING, TIMED_OUT, TOO_MA
 from plasmacloud.raft.codec import decode_message, encode_message
 from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.raft import Raft, Ready
+from plasmacloud.rpc.peer_door import Judge
 from plasmacloud.rpc.peer_wire import Refusal, RefusalCode
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.rpc.transport import TransportFactory
@@ -69,7 +69,7 @@ class Replica:
         config: ServerConfig,
         *,
         data: DataDir,
-        peers: PeerRegister,
+        judge: Judge,
         wal: Wal,
         machine: StateMachine,
         raft: Raft,
@@ -95,7 +95,7 @@ class Replica:
             incarnation=data.life.incarnation,
             earlier=data.life.earlier,
             address=str(own_address(config, machine.cluster)),
-            judge=with_passports(peers.judge, config.contacts, lambda: machine.cluster),
+            judge=judge,
             on_refused=self._on_refused,
             on_stranger=self._on_stranger,
             on_frame=self._on_frame,

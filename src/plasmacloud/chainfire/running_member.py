@@ -27,6 +27,7 @@ from plasmacloud.chainfire.config import ServerConfig
 from plasmacloud.chainfire.datadir import DataDir, open_data_dir
 from plasmacloud.chainfire.environment import Environment
 from plasmacloud.chainfire.members import Publication, format_id
+from plasmacloud.chainfire.passports import with_passports
 from plasmacloud.chainfire.peer_memory import Evidence, Known, PeerRegister
 from plasmacloud.chainfire.replica import Replica
 from plasmacloud.chainfire.snapshot_flow import Received, SnapshotFlow
@@ -146,7 +147,7 @@ class RunningMember:
         self.replica = self.replica_class(
             config,
             data=self.data,
-            peers=self.peers,
+            judge=with_passports(self.peers.judge, config.contacts, lambda: self.machine.cluster),
             wal=self.wal,
             machine=self.machine,
             raft=self.raft,
