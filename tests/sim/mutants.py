@@ -6,18 +6,17 @@ replaced. Each changes one thing only, as a slip of the pen would. Production co
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from plasmacloud.chainfire.commands import CommandKind
-from plasmacloud.chainfire.peer_memory import Evidence, Known, PeerMemory, PeerRegister
+from plasmacloud.chainfire.peer_memory import PeerRegister
 from plasmacloud.chainfire.replica import Replica
 from plasmacloud.chainfire.running_member import RunningMember
 from plasmacloud.chainfire.snapshot_flow import Received
-from plasmacloud.chainfire.state_machine import Applied, Checkpoint, Session, StateMachine
+from plasmacloud.chainfire.state_machine import Applied, Checkpoint, StateMachine
 from plasmacloud.chainfire.waiting import ReadWaiter
 from plasmacloud.raft.log import RaftLog
 from plasmacloud.raft.membership import ConfState
@@ -34,7 +33,6 @@ from plasmacloud.storage.install import LOG
 from plasmacloud.storage.wal import Wal
 from plasmacloud.storage.wal_errors import CorruptLog
 from plasmacloud.storage.wal_format import LogMark
-from plasmacloud.storage.wal_recovery import segment_name
 
 
 def mutant(**parts: Any) -> type[RunningMember]:
@@ -74,12 +72,17 @@ class VoteBeforeSync(Raft):
         return ready
 
 
-class VotesForAnyLog(Raft):
-    """A candidate's log is not looked at."""
+class AnyLogWillDo(RaftLog):
+    """Every log is as good as the own."""
 
-    def _on_vote(self, message: Message) -> None:
-        message.index, message.log_term = self.log.last_index, max(message.log_term, self.log.last_term)
-        super()._on_vote(message)
+    def is_up_to_date(self, index: int, term: int) -> bool:
+        return True
+
+
+class VotesForAnyLog(Raft):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.log = AnyLogWillDo(self.log._stable, commit=self.log.commit, applied=self.log.applied)
 
 
 class PreVoteRaisesTerm(Raft):
@@ -200,10 +203,13 @@ class ConflictsStay(Raft):
 
 
 class StaleLeaderIsHeard(Raft):
-    """A batch of entries of an earlier term's leader is taken."""
+    """A batch of entries is taken whoever sends it: a leader of the past, although another one is known."""
 
     def _admit_term(self, message: Message) -> bool:
-        return (message.type is MessageType.APPEND and message.term < self.term) or super()._admit_term(message)
+        if message.type is MessageType.APPEND and self.role is StateRole.FOLLOWER and message.term < self.term:
+            self.leader_id = message.sender
+            return True
+        return super()._admit_term(message)
 
 
 class HeartbeatCommitsTooMuch(Raft):
@@ -224,6 +230,10 @@ class LeaderCountsItselfEarly(Raft):
         index = super()._append_own(kind, data)
         self.tracker.progress[self.id].acknowledge(index)
         return index
+
+    def _note_own_durable(self) -> None:
+        super()._note_own_durable()
+        self._advance_commit()
 
 
 class AcknowledgesBeforeSync(Wal):

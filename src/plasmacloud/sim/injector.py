@@ -47,6 +47,7 @@ class Injector:
             FaultKind.LEAVE: self._leave,
             FaultKind.WIPE: self._wipe,
             FaultKind.AMNESIA: self._amnesia,
+            FaultKind.AMBUSH: self._ambush,
         }
 
     def start(self) -> None:
@@ -105,6 +106,33 @@ class Injector:
         self._happened(fault, node.name)
         self._cluster.kill(node, power_lost=power_lost)
         return partial(self._cluster.start, node)
+
+    def _ambush(self, fault: Fault) -> Callable[[], None] | None:
+        """The worst moment is waited for: a promise has just been made, or is just being made durable."""
+        node, cluster = self._victim(fault), self._cluster
+        life = node.life
+        if life is None:
+            return None
+        waits = True
+
+        def strike() -> None:
+            nonlocal waits
+            if waits and node.life is life:
+                waits = False
+                self._happened(fault, node.name)
+                cluster.kill(node, power_lost=True)
+                cluster.restart_later(node, 0.1 + fault.amount)
+
+        def undo() -> None:
+            nonlocal waits
+            waits = False
+
+        if fault.pick & 1:
+            share = fault.amount
+            life.workshop.on_begin = lambda takes_s: cluster.world.after(round(takes_s * share * NS_PER_S), strike)
+        else:
+            cluster.observer.on_vote[node.member_id] = lambda: cluster.world.after(0, strike)
+        return undo
 
     def _power_all(self, fault: Fault) -> Callable[[], None]:
         self._happened(fault, "all")
