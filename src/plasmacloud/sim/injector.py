@@ -183,9 +183,10 @@ class Injector:
         return self._block(fault, self._ways(fault))
 
     def _slow_link(self, fault: Fault) -> Callable[[], None]:
-        network, ways = self._cluster.network, self._ways(fault)
+        network, ways, options = self._cluster.network, self._ways(fault), self._cluster.options
         self._happened(fault, str(len(ways)))
-        factor = 1.0 + 200.0 * fault.amount**3
+        # Up to three election timeouts: what a leader says then arrives when there is another one.
+        factor = 1.0 + 3.0 * fault.amount**2 * options.election_timeout_s / options.network.delay_s
         for here, there in ways:
             network.slow_down(here, there, factor)
 

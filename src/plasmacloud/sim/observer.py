@@ -97,6 +97,11 @@ class Observer:
                 f"{voter:x} gave its vote of term {term} to {given:x} and then to {candidate:x}",
             )
 
+    def took_part(self, member_id: int) -> None:
+        """A vote or an acknowledgement of a member has left."""
+        if member_id in self._lost:
+            raise Violation("who has lost its memory keeps silent", f"{member_id:x} lost its disk and takes part")
+
     def pre_voted(self, voter: int, term: int, candidate: int) -> None:
         """A member has told another that it would vote for it in a term that nobody has entered yet."""
         self._pre_votes.add((term, voter, candidate))

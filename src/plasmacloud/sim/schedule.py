@@ -44,6 +44,12 @@ _LASTS_S: dict[FaultKind, float] = {
 }
 
 
+_OFTEN_SHORT = frozenset({FaultKind.PAUSE, FaultKind.PARTITION, FaultKind.ONE_WAY})
+"""Half of these last about as long as an election: too short for connections to be given up, so that what was said in
+the old term arrives in the new one."""
+_SHORT_TIMEOUTS = 2.0
+
+
 def draw_schedule(options: Options) -> list[Fault]:
     """The faults of a run, in the order of their times."""
     faults: list[Fault] = []
@@ -52,7 +58,10 @@ def draw_schedule(options: Options) -> list[Fault]:
         at_s = rng.expovariate(1.0 / gap_s)
         while at_s < options.fault_phase_s:
             for_s = min(rng.expovariate(1.0 / _LASTS_S.get(kind, 1.0)), 30.0)
-            faults.append(Fault(at_s=at_s, kind=kind, for_s=for_s, pick=rng.getrandbits(16), amount=rng.random()))
+            pick, amount = rng.getrandbits(16), rng.random()
+            if kind in _OFTEN_SHORT and amount < 0.5:
+                for_s *= _SHORT_TIMEOUTS * options.election_timeout_s / _LASTS_S[kind]
+            faults.append(Fault(at_s=at_s, kind=kind, for_s=for_s, pick=pick, amount=amount))
             at_s += rng.expovariate(1.0 / gap_s)
     faults.sort(key=lambda fault: (fault.at_s, fault.kind.value))
     return faults

@@ -22,6 +22,7 @@ _HEARD = frozenset(
         MessageType.TIMEOUT_NOW,
     }
 )
+_PROMISES = frozenset({MessageType.VOTE_RESPONSE, MessageType.APPEND_RESPONSE})
 
 
 class WatchedTransport(PeerTransport):
@@ -31,12 +32,17 @@ class WatchedTransport(PeerTransport):
     fail: Callable[[Violation], None]
 
     def send(self, member_id: int, frame: bytes) -> bool:
-        if not frame[0] and frame[1] in _HEARD:
-            try:
+        heard = not frame[0] and frame[1] in _HEARD
+        try:
+            if heard:
                 self._listen(frame)
-            except Violation as violation:  # the member must not be told that it did wrong
-                self.fail(violation)
-        return super().send(member_id, frame)
+            sent = super().send(member_id, frame)
+            if sent and heard and frame[1] in _PROMISES and not frame[2] & _REJECT:
+                self.observer.took_part(_HEADER.unpack_from(frame)[4])
+        except Violation as violation:  # the member must not be told that it did wrong
+            self.fail(violation)
+            return False
+        return sent
 
     def _listen(self, frame: bytes) -> None:
         _, kind, flags, to, sender, term, _, index = _HEADER.unpack_from(frame)
