@@ -165,7 +165,8 @@ class Cluster:
         lost = {other.member_id for other in self.nodes.values() if other.damaged or other.name in self.ruined}
         lost.add(node.member_id)
         leaving = self.operator.asked_to_leave
-        electorates = self.observer.electorates()
+        conf = self.observer.latest_conf
+        electorates = [*self.observer.electorates(), conf.voters | conf.learners]  # they may be promoted any moment
         electorates += [voters - leaving for voters in electorates if voters & leaving]
         return all(2 * len(voters - lost) > len(voters) for voters in electorates)
 
@@ -277,7 +278,7 @@ class Operator:
         conf = leader.member.raft.conf
         if conf.joint:
             return
-        if not conf.learners and self._joining is None:
+        if not cluster.observer.belongs(self._replaces) or (not conf.learners and self._joining is None):
             self._replaces = 0
         lost = [node for node in self._to_replace() if node.member_id != self._replaces]
         if lost:

@@ -11,7 +11,7 @@ from plasmacloud.sim.cluster import Cluster
 from plasmacloud.sim.decay import corrupt_log, corrupt_record, misdirect_log
 from plasmacloud.sim.node import Node
 from plasmacloud.sim.options import FaultKind
-from plasmacloud.sim.schedule import Fault
+from plasmacloud.sim.schedule import Fault, is_short
 
 Way = tuple[str, str]
 
@@ -86,8 +86,13 @@ class Injector:
         return nodes[fault.pick // 3 % len(nodes)]
 
     def _ways(self, fault: Fault) -> list[Way]:
-        """From one side to the other; who is on which side is in the bits of ``pick``."""
+        """From one side to the other; who is on which side is in the bits of ``pick``. Or away from the leader, if the
+        fault is as short as an election: that is when its words arrive in the term of the next one.
+        """
         names = list(self._cluster.nodes)
+        leader = self._cluster.leader()
+        if leader is not None and is_short(fault):
+            return [(leader.name, there) for there in names if there != leader.name]
         side = {name for position, name in enumerate(names) if fault.pick >> position % 16 & 1}
         if not side or len(side) == len(names):
             side = {self._victim(fault).name}

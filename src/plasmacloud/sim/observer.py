@@ -119,8 +119,13 @@ class Observer:
         """The leader of a term hands over to a member."""
         self._heirs.add((term, member_id))
 
-    def acknowledged(self, member_id: int, term: int, index: int) -> None:
+    def acknowledged(self, member_id: int, term: int, index: int, leader: int) -> None:
         """A member has told the leader of a term that it has everything up to an index."""
+        if self.leaders.get(term) != leader:
+            raise Violation(
+                "only the leader of the term is followed",
+                f"{member_id:x} acknowledges entries to {leader:x}, which does not lead term {term}",
+            )
         promise = self._promises.setdefault(member_id, Promise())
         if (term, index) > (promise.acknowledged_term, promise.acknowledged):
             promise.acknowledged_term, promise.acknowledged = term, index

@@ -47,7 +47,12 @@ _LASTS_S: dict[FaultKind, float] = {
 _OFTEN_SHORT = frozenset({FaultKind.PAUSE, FaultKind.PARTITION, FaultKind.ONE_WAY})
 """Half of these last about as long as an election: too short for connections to be given up, so that what was said in
 the old term arrives in the new one."""
-_SHORT_TIMEOUTS = 2.0
+_SHORT_TIMEOUTS = 3.0
+
+
+def is_short(fault: Fault) -> bool:
+    """Whether it is one of those."""
+    return fault.kind in _OFTEN_SHORT and fault.amount < 0.5
 
 
 def draw_schedule(options: Options) -> list[Fault]:
@@ -59,9 +64,11 @@ def draw_schedule(options: Options) -> list[Fault]:
         while at_s < options.fault_phase_s:
             for_s = min(rng.expovariate(1.0 / _LASTS_S.get(kind, 1.0)), 30.0)
             pick, amount = rng.getrandbits(16), rng.random()
-            if kind in _OFTEN_SHORT and amount < 0.5:
+            fault = Fault(at_s=at_s, kind=kind, for_s=for_s, pick=pick, amount=amount)
+            if is_short(fault):
                 for_s *= _SHORT_TIMEOUTS * options.election_timeout_s / _LASTS_S[kind]
-            faults.append(Fault(at_s=at_s, kind=kind, for_s=for_s, pick=pick, amount=amount))
+                fault = msgspec.structs.replace(fault, for_s=for_s)
+            faults.append(fault)
             at_s += rng.expovariate(1.0 / gap_s)
     faults.sort(key=lambda fault: (fault.at_s, fault.kind.value))
     return faults

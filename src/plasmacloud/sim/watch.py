@@ -56,7 +56,7 @@ class WatchedTransport(PeerTransport):
                 observer.voted(sender, term, to)
         elif kind == MessageType.APPEND_RESPONSE:
             if granted:
-                observer.acknowledged(sender, term, index)
+                observer.acknowledged(sender, term, index, to)
         elif kind == MessageType.VOTE:
             observer.stood(sender, term)
             return  # no promise: the term may not be durable yet
