@@ -129,6 +129,20 @@ def test_a_directory_in_use_is_refused_and_its_user_unaffected(cluster: Cluster)
     assert_serves(cluster, node)
 
 
+def test_nobody_recovers_from_a_cluster_that_lives(cluster: Cluster) -> None:
+    """Its operator could not reach the others' client ports, or did not try."""
+    node = cluster.nodes[0]
+    assert cluster.terminate(node) == 0
+    recover = [*SERVE[:-1], "recover", "--data-dir", str(node.data_dir), "--yes"]
+    result = subprocess.run(recover, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert result.returncode == ExitCode.CONFIG, result.stdout + result.stderr
+    for other in cluster.nodes[1:]:
+        assert f"asked {other.name}  serves clients at {other.client}" in result.stdout
+    assert "the majority is not lost: n2, n3 answered" in result.stderr
+    cluster.start(node)
+    assert_serves(cluster)
+
+
 # Peers
 
 

@@ -1,5 +1,6 @@
 """Joining, as real processes: nobody waits for a member that does not come, and everybody catches up."""
 
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,6 +159,41 @@ def test_joining_nobody_ends_with_an_explanation(growing: Growing) -> None:
     assert node.process.wait(DEADLINE_S) == ExitCode.CONFIG
     assert "could not join" in node.log
     assert "Traceback" not in node.log
+
+
+def test_a_directory_of_another_cluster_is_not_joined_with(growing: Growing) -> None:
+    first = growing.start("n1", "--bootstrap")
+    other = growing.start("n2", "--bootstrap")
+    put(other, "elsewhere")
+    assert other.process is not None
+    assert other.process.stop() == 0
+    growing.launch(other, "--join", first.client)
+    assert other.process.wait(DEADLINE_S) == ExitCode.CONFIG
+    assert "belongs to member n2 of cluster" in other.log
+    assert f"at {first.client} serves cluster" in other.log
+    assert [member.name for member in view(first).members] == ["n1"], "nobody was added"
+    put(first, "after")
+    growing.launch(other, "--bootstrap").wait_for_log("ready to serve clients", times=2)
+    assert b"elsewhere" in held(other), "its own cluster is as it was"
+
+
+def test_a_lone_founder_that_lost_its_disk_hears_of_the_others_before_it_serves(growing: Growing) -> None:
+    """With the flags that it was started with it would found the same cluster again, and serve an empty store."""
+    first = growing.start("n1", "--bootstrap")
+    second = growing.start("n2", "--join", first.client)
+    third = growing.start("n3", "--join", first.client)
+    wait_for_voters(first, 3)
+    put(first, "k")
+    assert first.process is not None
+    first.process.kill()
+    shutil.rmtree(first.data_dir)
+    put(second, "without the first")
+    leaders = first.log.count("became leader")
+    growing.launch(first, "--bootstrap")
+    assert first.process.wait(DEADLINE_S) == ExitCode.CONFIG
+    assert first.log.count("became leader") == leaders
+    assert first.log.count("ready to serve clients") == 1
+    put(third, "and goes on")
 
 
 def test_an_empty_directory_does_not_take_the_place_of_a_member(growing: Growing) -> None:

@@ -10,6 +10,7 @@ from survivor import SEGMENT_BYTES, THREE, keys, make_survivor, start
 from plasmacloud.base.errors import ConfigError, StorageError
 from plasmacloud.chainfire.datadir import open_data_dir
 from plasmacloud.chainfire.members import found_cluster
+from plasmacloud.chainfire.mvcc.refusals import RpcRefusal
 from plasmacloud.chainfire.recovery import (
     Findings,
     Plan,
@@ -21,6 +22,7 @@ from plasmacloud.chainfire.recovery import (
 )
 from plasmacloud.chainfire.state_machine import decode_state_meta, mark_of_state
 from plasmacloud.raft.membership import ConfState
+from plasmacloud.rpc.proto.rpc_pb2 import PutRequest, RangeRequest, RangeResponse
 from plasmacloud.storage.entry import HardState
 from plasmacloud.storage.install import BadInstall, finish_pending, forget_asides
 from plasmacloud.storage.log_copy import create_log
@@ -260,6 +262,40 @@ def test_every_member_of_the_new_cluster_begins_with_the_same_state(tmp_path: Pa
         store.close()
         wal.close()
     assert len(hashes) == 1
+
+
+def test_a_restored_cluster_may_begin_above_every_revision_that_anybody_has_seen(tmp_path: Path) -> None:
+    snapshot, _ = saved_snapshot(tmp_path)
+    cluster = found_cluster("a=127.0.0.1:31,b=127.0.0.1:32", "new")
+    hashes = set()
+    for name in "ab":
+        restore_member(snapshot, tmp_path / name, name=name, cluster=cluster, bump_revision=1_000_000)
+        machine, wal, store = start(tmp_path / name, cluster, name)
+        mvcc = machine.store
+        assert (mvcc.revision, mvcc.compact_revision) == (1_000_029, 1_000_029)
+        for revision in (29, 1_000_000, 1_000_028):
+            with pytest.raises(RpcRefusal, match="compacted"):
+                mvcc.range(RangeRequest(key=b"key-000005", revision=revision))
+        while not mvcc.compact_step(1000):
+            pass
+        assert keys(machine) == {b"key-%06d" % i for i in range(3, 31)}
+        (kept,) = RangeResponse.FromString(mvcc.range(RangeRequest(key=b"key-000005"))).kvs
+        assert (kept.value, kept.mod_revision, kept.version) == (b"value-5" * 10, 4, 1), "data are as they were"
+        mvcc.put(PutRequest(key=b"key-000005", value=b"new"))
+        assert mvcc.revision == 1_000_030
+        hashes.add(machine.state_hash())
+        store.close()
+        wal.close()
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("bump", [-1, 1 << 62])
+def test_revisions_are_not_bumped_out_of_range(tmp_path: Path, bump: int) -> None:
+    snapshot, _ = saved_snapshot(tmp_path)
+    cluster = found_cluster("a=127.0.0.1:31", "new")
+    with pytest.raises(ConfigError, match="out of range"):
+        restore_member(snapshot, tmp_path / "a", name="a", cluster=cluster, bump_revision=bump)
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_directory_with_something_in_it_is_not_restored_into(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`plasma chainfire recover` and `plasma chainfire snapshot …` on data directories and files."""
 
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -118,6 +119,44 @@ def test_recover_refuses_a_running_member_and_foreign_directories(
     assert plasma("chainfire", "recover", "--data-dir", str(tmp_path / "empty")).exit_code == ExitCode.CONFIG
 
 
+def test_recover_says_whom_it_asked(plasma: Plasma, survivor: Path) -> None:
+    result = plasma("chainfire", "recover", "--data-dir", str(survivor), "--dry-run")
+    assert "asked n2  no answer at 127.0.0.1:12 within 1.50s" in result.stdout
+    assert "asked n3  no answer at 127.0.0.1:13" in result.stdout
+    body = json.loads(plasma("chainfire", "recover", "--data-dir", str(survivor), "--dry-run", "-o", "json").stdout)
+    assert [(other["name"], other["alive"]) for other in body["others"]] == [("n2", False), ("n3", False)]
+
+
+def test_recover_refuses_while_a_majority_could_serve(plasma: Plasma, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as alive:
+        members = f"n1=127.0.0.1:11,n2=127.0.0.1:{alive.getsockname()[1]},n3=127.0.0.1:13"
+        make_survivor(tmp_path / "n1", saved=30, commit=40, last=55, members=members)
+        before = (tmp_path / "n1" / "member.json").read_bytes()
+        command = ("chainfire", "recover", "--data-dir", str(tmp_path / "n1"))
+        refused = plasma(*command, "--yes")
+        assert refused.exit_code == ExitCode.CONFIG
+        assert "the majority is not lost: n2 answered, and with n1 that is a majority" in refused.stderr
+        assert "start n1 as always" in refused.stderr
+        assert "asked n2  something listens at its peer address" in refused.stdout
+        shown = plasma(*command, "--dry-run")
+        assert shown.exit_code == 0
+        assert "would be refused" in shown.stderr
+        assert (tmp_path / "n1" / "member.json").read_bytes() == before
+        forced = plasma(*command, "--yes", "--force")
+        assert forced.exit_code == 0, forced.output
+        assert (tmp_path / "n1" / "member.json").read_bytes() != before
+
+
+def test_one_of_five_that_answers_is_no_majority(plasma: Plasma, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as alive:
+        port = alive.getsockname()[1]
+        members = ",".join(f"n{n}=127.0.0.1:{port if n == 2 else 10 + n}" for n in range(1, 6))
+        make_survivor(tmp_path / "n1", saved=30, commit=40, last=55, members=members)
+        result = plasma("chainfire", "recover", "--data-dir", str(tmp_path / "n1"), "--yes")
+        assert result.exit_code == 0, result.output
+        assert "asked n2  something listens" in result.stdout
+
+
 # --- snapshots -------------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +191,9 @@ def test_snapshot_restore_says_how_to_start(plasma: Plasma, saved: Path, tmp_pat
         assert f"--initial-cluster {members} --cluster-token fresh" in result.stdout
         ids.add(read_owner(tmp_path / name).cluster_id)
     assert len(ids) == 1
+    bumped = ("--name", "a", "--data-dir", str(tmp_path / "bumped"), "--bump-revision", "1000", *flags)
+    result = plasma("chainfire", "snapshot", "restore", str(saved), *bumped, "-o", "json")
+    assert json.loads(result.stdout)["revision"] == 1029
     again = plasma("chainfire", "snapshot", "restore", str(saved), "--name", "a", "--data-dir", directory, *flags)
     assert again.exit_code == ExitCode.CONFIG
     assert "not empty" in again.stderr

@@ -13,18 +13,20 @@ from plasmacloud.election.backend import open_backend
 from plasmacloud.election.candidate import SessionCandidate
 from plasmacloud.election.leadership import Leadership
 from plasmacloud.election.timers import Timers
-from plasmacloud.postgres import PostgresServer, find_binaries
+from plasmacloud.postgres import Binaries, PostgresServer, find_binaries
 
 DEADLINE_S = 30.0
 _names = itertools.count(1)
 
 
-def new_server(directory: Path, name: str = "primary", **settings: str) -> PostgresServer:
+def new_server(
+    directory: Path, name: str = "primary", *, binaries: Binaries | None = None, **settings: str
+) -> PostgresServer:
     """A server that is neither created nor started. Commits are not forced to disk unless a test asks for it."""
     (port,) = free_ports(1)
     return PostgresServer(
         name,
-        find_binaries(),
+        binaries or find_binaries(),
         directory / name,
         port,
         log_path=directory / f"{name}.log",

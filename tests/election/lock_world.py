@@ -65,6 +65,7 @@ class World:
         self.sessions: dict[tuple[int, int], ServerSession] = {}
         self.queue: list[tuple[int, int]] = []
         self.holder: tuple[int, int] | None = None
+        self.terminated: set[tuple[int, int]] = set()
         self.epoch = Epoch(1, 0)
         self.raised: list[tuple[Epoch, int]] = []
         for node in self.nodes:
@@ -172,6 +173,11 @@ class World:
             self.nodes[key[0]].to_node.append(Mail(*key, Signal.SESSION_LOST))
         self._grant()
 
+    def terminate(self, key: tuple[int, int]) -> None:
+        """The server ends a session before its time, as an operator or a crash does."""
+        self.terminated.add(key)
+        self.end(key, tell=True)
+
     # -- time ------------------------------------------------------------------------------------------------------
 
     def advance(self, seconds: float, *, prompt: bool) -> None:
@@ -223,6 +229,10 @@ class World:
     def leaders(self) -> list[Node]:
         """Who would answer *I lead* at this moment."""
         return [node for node in self.nodes if node.leads(self.now)]
+
+    def leaders_by_their_timers(self) -> list[Node]:
+        """As `leaders`, without those that have not heard yet that the server ended their session before its time."""
+        return [node for node in self.leaders() if (node.number, node.elector.session) not in self.terminated]
 
     def heal(self) -> None:
         """Everybody runs, and is in time."""

@@ -13,7 +13,7 @@ from contest import DEADLINE_S, new_server
 
 from plasmacloud.base.process import ManagedProcess, free_ports
 from plasmacloud.election.http_client import Answer, HttpFailed, fetch, parse_url
-from plasmacloud.postgres import PostgresServer
+from plasmacloud.postgres import Binaries, PostgresServer
 
 _elections = itertools.count(1)
 PLASMA = [sys.executable, "-m", "plasmacloud"]
@@ -73,9 +73,9 @@ class ElectionServer:
 class Rig:
     """One database, and as many servers as a test wants."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, binaries: Binaries | None = None) -> None:
         self.directory = directory
-        self.postgres = new_server(directory)
+        self.postgres = new_server(directory, binaries=binaries)
         self.servers: list[ElectionServer] = []
 
     def server(self, node: str, *flags: str, election: str, backend: str = "", start: bool = True) -> ElectionServer:
@@ -120,9 +120,9 @@ def new_name() -> str:
 
 
 @contextmanager
-def running_rig(directory: Path, **settings: str) -> Iterator[Rig]:
+def running_rig(directory: Path, *, binaries: Binaries | None = None, **settings: str) -> Iterator[Rig]:
     """A database that runs; all is stopped at the end."""
-    rig = Rig(directory)
+    rig = Rig(directory, binaries)
     rig.postgres.settings.update(settings)
     try:
         start(rig.postgres)

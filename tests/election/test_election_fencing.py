@@ -215,12 +215,12 @@ def test_a_crowd_of_guarded_writes_does_not_keep_the_next_leader_out(server: Pos
                 while not refused:
                     try:
                         async with guarded(connection, epoch, election=election, limit_s=20.0):
-                            await connection.execute("SELECT pg_sleep(0.03)")
+                            await connection.execute("SELECT pg_sleep(0.2)")
                         written += 1
                     except StaleEpoch:
                         refused += 1
 
-            sessions = [await connect(server) for _ in range(6)]
+            sessions = [await connect(server) for _ in range(12)]
             crowd = [asyncio.create_task(hammer(session)) for session in sessions]
             await until(lambda: written > 12, "guarded writes go on")
             await a.candidate.resign(60.0)

@@ -1,11 +1,13 @@
 """Who may change something: tokens, client certificates, and what is refused before the server starts."""
 
 import json
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from server_rig import Rig, call, eventually, new_name, running_rig
 
 from plasmacloud.base.errors import ConfigError
@@ -89,6 +91,34 @@ def test_a_client_certificate_names_the_operator(rig: Rig, tmp_path: Path) -> No
     eve = client_tls(ca=pki / "ca.crt", cert=other / "eve.crt", key=other / "eve.key")
     with pytest.raises(HttpFailed):
         call("GET", server.url + "/livez", tls=eve)
+
+
+def test_a_certificate_that_is_replaced_is_served_without_a_restart(rig: Rig, tmp_path: Path) -> None:
+    pki = tmp_path / "pki"
+    init_authority(pki)
+    issue(pki, "n1", hosts=["127.0.0.1"])
+    issue(pki, "ann", hosts=[], client_only=True)
+    flags = ["--tls-cert", f"{pki}/n1.crt", "--tls-key", f"{pki}/n1.key", "--client-ca", f"{pki}/ca.crt"]
+    server = rig.server("n1", *flags, election=new_name())
+    ann = client_tls(ca=pki / "ca.crt", cert=pki / "ann.crt", key=pki / "ann.key")
+    port = int(server.url.rpartition(":")[2])
+
+    def serial() -> int | None:
+        try:
+            pem = ssl.get_server_certificate(("127.0.0.1", port), timeout=10)
+        except OSError:
+            return None
+        return x509.load_pem_x509_certificate(pem.encode()).serial_number
+
+    before = eventually("it serves", serial)
+    issue(pki, "n1", hosts=["127.0.0.1"], replace=True)
+    eventually("the new one is served", lambda: serial() not in (None, before))
+    refused = call("POST", server.url + "/v1/ha/failover", UNNAMED, tls=ann)
+    assert refused.status == 409, "clients' certificates are still looked at"
+    assert "certificate replaced" in server.log
+    (pki / "n1.crt").write_text("no certificate")
+    eventually("the file is looked at", lambda: serial() and "the old one stays" in server.log)
+    assert call("GET", server.url + "/livez", tls=ann).status == 200
 
 
 def test_pages_of_other_origins_change_nothing(rig: Rig) -> None:

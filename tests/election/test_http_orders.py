@@ -8,6 +8,7 @@ import pytest
 from contest import new_server
 from server_rig import eventually, new_name, running_rig
 
+from plasmacloud.election.contenders import Contender
 from plasmacloud.election.http_problems import LAG_CRITICAL, NO_CONTENDER, QUORUM_LOST, Outcome, Problem
 from plasmacloud.election.idempotency import Replies
 from plasmacloud.election.quorum import Health, Verdict
@@ -93,6 +94,36 @@ def test_a_backend_without_its_secrets() -> None:
 def test_what_only_this_machine_reaches() -> None:
     assert [is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")] == [True] * 4
     assert [is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org")] == [False] * 4
+
+
+@pytest.mark.parametrize(
+    ("role", "age_s", "alive", "waits"),
+    [
+        ("follower", 0.1, True, True),
+        ("candidate", 0.1, True, True),
+        ("leader", 0.1, True, False),
+        ("stands-back", 0.1, True, False),
+        ("stopped", 0.1, False, False),
+        ("follower", 5.0, False, False),
+    ],
+)
+def test_who_would_take_over(role: str, age_s: float, alive: bool, waits: bool) -> None:
+    contender = Contender("n1", "http://n1", role, "1.1", age_s)
+    assert (contender.alive(2.0), contender.waits(2.0)) == (alive, waits)
+
+
+def test_there_and_back_at_once_waits_for_the_first_to_contend_again(tmp_path: Path) -> None:
+    """The second order comes while the first leader stands back: it waits until that one contends again."""
+    order = b'{"operator": "ann", "reason": "drill"}'
+    with running_rig(tmp_path) as rig:
+        first, second = rig.pair()
+        assert first.post("/v1/ha/failover", order).json()["new_leader"] == second.node
+        assert second.post("/v1/ha/failover", order).json()["new_leader"] == first.node
+        waited = second.log.index("failover waits until another node contends")
+        assert waited < second.log.index("resigned leadership")
+        assert "failover waits" not in first.log
+        rows = rig.sql("SELECT epoch, holder_id FROM leader_epochs ORDER BY epoch")
+        assert rows == [(1, first.node), (2, second.node), (3, first.node)]
 
 
 @pytest.mark.slow

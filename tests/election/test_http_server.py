@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -209,6 +210,8 @@ def test_health_metrics_and_the_openapi_document(rig: Rig) -> None:
         'plasma_election_leadership_changes_total{change="won"} 1.0',
     ):
         assert line in text.splitlines()
+    answered = re.compile(r"^plasma_election_keepalive_seconds_count [1-9]", re.MULTILINE)
+    eventually("a keepalive was timed", lambda: answered.search(call("GET", leader.url + "/metrics").body.decode()))
     document = call("GET", leader.url + "/schema/openapi.json").json()
     assert {"/v1/ha/status", "/v1/ha/quorum", "/v1/ha/failover", "/v1/probe/{key}"} <= set(document["paths"])
     assert "service" not in json.dumps(document["paths"]["/v1/ha/status"]["get"].get("parameters", []))

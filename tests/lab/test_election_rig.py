@@ -239,7 +239,7 @@ def planned(
 def test_a_suite_runs_alone_when_it_is_named_and_last_with_a_preset() -> None:
     assert planned("val13") == ["election/val13 x 1"]
     assert planned("val13", trials=20) == ["election/val13 x 20"]
-    assert planned(targets=("election",)) == ["election/val13 x 1"]
+    assert planned(targets=("election",)) == ["election/val13 x 1", "election/val13x x 3"]
     assert planned("leader-kill", "val13", targets=("canary",)) == ["canary/leader-kill x 20", "election/val13 x 1"]
     assert planned("leader-kill", targets=("canary",)) == ["canary/leader-kill x 20"]
     assert [name for name in planned(preset=DEMO) if "val13" in name] == ["election/val13 x 3"]
@@ -252,4 +252,4 @@ def test_a_suite_runs_alone_when_it_is_named_and_last_with_a_preset() -> None:
 def test_a_suite_has_its_own_target_and_no_other(scenario: str, target: str) -> None:
     with pytest.raises(ConfigError, match=f"{scenario} cannot run on {target}") as caught:
         planned(scenario, targets=(target,))
-    assert caught.value.hint == "val13 runs on election"
+    assert caught.value.hint == "val13 runs on election; val13x runs on election"

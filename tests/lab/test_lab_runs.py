@@ -101,8 +101,10 @@ def test_nodes_join_under_load_and_dead_learners_block_nothing(tmp_path: Path) -
     ran = run_lab(out, "cluster-join", "--target", "chainfire", "--quick")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     result = results(out)["chainfire/cluster-join"]
-    assert result["trials"] == 3
+    assert result["trials"] == 6
     assert len(result["distributions"]["voters_ms"]) == 1
+    assert checks(result)["cleaned-up"]["verdict"] == "PASS"
+    assert checks(result)["strangers-refused"]["measured"].startswith("2 of 2")
     assert checks(result)["dead-learners-block-nothing"]["measured"].startswith("2 of 2")
     assert report(out).returncode == 0
 

@@ -22,6 +22,7 @@ from plasmacloud.verify.events import (
     FaultProof,
     MembershipChanged,
     NodeStarted,
+    ProcessEnded,
     Recovered,
     RemovedEnded,
 )
@@ -117,6 +118,40 @@ def test_without_a_dead_learner_nothing_is_proven() -> None:
 def test_dead_members_are_those_that_came_and_never_voted() -> None:
     case = join_record(listed(0, *THREE), listed(11, *THREE, GHOST), listed(12, *THREE, GHOST, member(4)))
     assert cluster_join.dead_members(case, case.trials[0]) == {5}
+
+
+def stranger_case(*events: AnyEvent, members: tuple[MembersSample, ...] = ()) -> Case:
+    record = record_of("cluster-join", *events, members=members)
+    thresholds = {**record.plan.thresholds, "cleanup_max_ms": 100.0}
+    return Case(msgspec.structs.replace(record, plan=msgspec.structs.replace(record.plan, thresholds=thresholds)))
+
+
+def test_a_learner_left_alone_has_to_be_cleared_away_in_time() -> None:
+    alone = fault("left-alone", "n5")
+    in_time = (listed(0, *THREE), listed(12, *THREE, GHOST), listed(90, *THREE))
+    assert cluster_join.check_cleanup(stranger_case(*alone, members=in_time)).verdict is Verdict.PASS
+    late = (*in_time[:2], listed(130, *THREE))
+    assert cluster_join.check_cleanup(stranger_case(*alone, members=late)).verdict is Verdict.FAIL
+    never = in_time[:2]
+    assert cluster_join.check_cleanup(stranger_case(*alone, members=never)).verdict is Verdict.FAIL
+    assert cluster_join.check_cleanup(stranger_case()).verdict is Verdict.INCONCLUSIVE
+
+
+def test_targets_without_a_policy_are_shown_no_strangers() -> None:
+    assert not cluster_join.cares_for_members(join_record())
+    assert cluster_join.cares_for_members(stranger_case())
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"), [(6, Verdict.INCONCLUSIVE), (0, Verdict.FAIL), (-9, Verdict.FAIL), (None, Verdict.FAIL)]
+)
+def test_strangers_have_to_stop_by_themselves_with_a_status(status: int | None, verdict: Verdict) -> None:
+    events = fault("wrong-directory", "n5")
+    if status is not None:
+        events.append(ProcessEnded(at_ns=(AT + 20) * MS, trial=1, node="n5", pid=5, status=status))
+    before = ProcessEnded(at_ns=(AT + 5) * MS, trial=1, node="n5", pid=4, status=3)
+    check = cluster_join.check_refused(stranger_case(before, *events))
+    assert check.verdict is verdict, "a status of its own is right, but only one of two came"
 
 
 def recovery_case(revision: int, lost: list[int]) -> Case:

@@ -25,7 +25,6 @@ from plasmacloud.storage.entry import Entry, EntryKind
 PROMISES = {
     MessageType.APPEND,
     MessageType.APPEND_RESPONSE,
-    MessageType.VOTE,
     MessageType.VOTE_RESPONSE,
     MessageType.TIMEOUT_NOW,
     MessageType.READ_INDEX_RESPONSE,
@@ -319,6 +318,10 @@ class Simulation:
             assert holder == raft.id, f"election safety: two leaders in term {raft.term}"
             if machine.last_seen != (raft.term, StateRole.LEADER):
                 self.elections += 1
+                vote = (machine.hard_state.term, machine.hard_state.vote)
+                assert vote == (raft.term, raft.id), "leads on a vote for itself that is not durable"
+                key = (raft.term, raft.id)
+                assert self.votes.setdefault(key, raft.id) == raft.id, "two votes in one term"
                 self.check_election(raft)
                 self.check_completeness(raft)
             for member, progress in raft.tracker.progress.items():
@@ -364,8 +367,9 @@ class Simulation:
             key = (message.term, message.sender)
             assert self.votes.setdefault(key, message.to) == message.to, "two votes in one term"
         if message.type is MessageType.VOTE:
-            key = (message.term, message.sender)
-            assert self.votes.setdefault(key, message.sender) == message.sender, "two votes in one term"
+            # A request promises nothing, but votes for the log that it tells of must find it again after a crash.
+            assert machine.durable.last_index() >= message.index, "stands with a log that is not durable"
+            assert machine.durable.term(message.index) == message.log_term, "stands with a log that is not durable"
         if (
             message.type is MessageType.APPEND_RESPONSE
             and not message.reject

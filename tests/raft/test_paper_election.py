@@ -7,7 +7,7 @@ from plasmacloud.raft.errors import NoLeader, NotLeader, ProposalRefused, Refusa
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.raft import StateRole
-from plasmacloud.storage.entry import HardState
+from plasmacloud.storage.entry import EntryKind, HardState, make_entry
 
 M = MessageType
 
@@ -77,8 +77,29 @@ def test_5_2_a_candidate_votes_for_itself_and_asks_all_others() -> None:
     node.raft.campaign()
     rd = node.raft.ready()
     assert rd.hard_state == HardState(term=1, vote=1)
-    assert [(m.type, m.to, m.term) for m in rd.after_sync] == [(M.VOTE, 2, 1), (M.VOTE, 3, 1)]
-    assert rd.messages == []
+    assert [(m.type, m.to, m.term) for m in rd.messages] == [(M.VOTE, 2, 1), (M.VOTE, 3, 1)]
+    assert rd.after_sync == []
+
+
+def test_5_2_nobody_leads_before_its_own_vote_is_durable_whoever_else_voted_for_it() -> None:
+    node = alone(pre_vote=False)
+    node.raft.campaign()
+    rd = node.raft.ready()
+    for voter in (2, 3):
+        node.raft.step(Message(M.VOTE_RESPONSE, 1, voter, 1))
+        assert node.raft.role is StateRole.CANDIDATE
+    node.raft.advance(rd)
+    assert node.raft.role is StateRole.LEADER
+
+
+def test_5_4_1_a_candidate_asks_for_votes_only_for_a_log_that_is_durable() -> None:
+    node = alone(pre_vote=False)
+    node.raft.step(Message(M.APPEND, 1, 2, 1, entries=[make_entry(1, 1, EntryKind.COMMANDS, b"a")]))
+    node.raft.campaign()
+    rd = node.raft.ready()
+    assert not [m for m in rd.messages if m.type is M.VOTE]
+    asked = [m for m in rd.after_sync if m.type is M.VOTE]
+    assert [(m.to, m.term, m.index, m.log_term) for m in asked] == [(2, 2, 1, 1), (3, 2, 1, 1)]
 
 
 @pytest.mark.parametrize(

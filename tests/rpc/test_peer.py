@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from peer_members import Answerer, Caller, Member, fully_connected, pair, run, until
+from peer_members import DEADLINE_S, Answerer, Caller, Member, fully_connected, pair, run, until
 
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.base.process import ManagedProcess, free_ports
@@ -234,6 +234,27 @@ def test_a_frozen_process_is_reported_when_it_was_silent_for_too_long(tmp_path: 
     run(main)
 
 
+def test_every_answered_ping_is_reported_once_with_its_time() -> None:
+    async def main() -> None:
+        one, two = await pair(options=PeerOptions(keepalive_s=0.02))
+        loop = asyncio.get_running_loop()
+        trips: list[tuple[int, float, float]] = []
+        began = loop.time()
+        one.transport.on_round_trip = lambda *trip: trips.append(trip)
+        await until(lambda: len(trips) >= 5)
+        received = [at for _, at, _ in trips]
+        assert {member for member, _, _ in trips} == {2}
+        assert received == sorted(received)
+        assert began <= received[0] <= received[-1] <= loop.time()
+        assert all(0 <= took < DEADLINE_S for _, _, took in trips)
+        await two.transport.close()
+        count = len(trips)
+        await until(lambda: one.lost == [2])
+        assert len(trips) <= count + 1, "nobody answers any more"
+
+    run(main)
+
+
 def test_a_process_that_was_frozen_itself_does_not_blame_its_peers() -> None:
     async def main() -> None:
         one, two = await pair(options=PeerOptions(keepalive_s=0.02, dead_after_s=0.2))
@@ -313,6 +334,24 @@ def test_a_member_that_calls_is_dialled_at_once() -> None:
 
 
 # Addresses, TLS, end
+
+
+def test_a_member_that_is_not_dialled_says_where_it_can_be() -> None:
+    async def scene() -> None:
+        strangers: list[tuple[int, str]] = []
+        one = await Member(1, on_stranger=lambda *who: strangers.append(who)).start()
+        two = Member(2, address="127.0.0.1:77")
+        await two.start()
+        two.knows(1, one.port)
+        await until(lambda: bool(strangers))
+        assert strangers == [(2, "127.0.0.1:77")]
+        one.knows(2, two.port)
+        await until(lambda: fully_connected(one, 2))
+        two.transport.set_peer(1, "localhost", one.port)  # it calls again
+        await until(lambda: two.connected == [1, 1])
+        assert len(strangers) == 1, "who is dialled is no stranger"
+
+    run(scene)
 
 
 def test_a_port_in_use_is_a_config_error_with_a_hint() -> None:

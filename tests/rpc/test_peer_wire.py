@@ -3,6 +3,7 @@
 import itertools
 import struct
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from plasmacloud.rpc.peer_wire import (
     LISTENER_GREETING,
     MAGIC,
     MAX_EARLIER,
+    MAX_GREETING_BYTES,
     MAX_REASON_BYTES,
     Expected,
     FrameParser,
@@ -83,6 +85,16 @@ def test_hello_bytes_never_change() -> None:
     )
 
 
+def test_the_address_follows_what_was_there_before_and_is_left_out_where_there_is_no_room() -> None:
+    plain, with_address = encode_hello(hello()), encode_hello(hello(address="h:1"))
+    assert with_address[len(MAGIC) + 5 :] == plain[len(MAGIC) + 5 :] + b"\x03h:1"
+    crowded = hello(name="n" * 255, earlier=tuple(range(MAX_EARLIER, 0, -1)), address="h" * 200 + ":1")
+    ((_, payload),) = parse(LISTENER_GREETING, encode_hello(crowded), magic=True)
+    assert len(payload) <= MAX_GREETING_BYTES
+    assert decode_hello(payload) == msgspec.structs.replace(crowded, address="")
+    assert decode_hello(payload + b"\x05h:1").address == "", "cut short"
+
+
 def test_answer_bytes_never_change() -> None:
     assert encode_welcome(Welcome(3, 0xC1, 0xA, 77, 0xF0, (76,))) == bytes.fromhex(
         "2b000000 02 0300 c100000000000000 0a00000000000000 4d00000000000000 f000000000000000 01 4c00000000000000"
@@ -109,6 +121,7 @@ def test_data_and_pings_come_out_as_they_went_in() -> None:
         st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=60),
         U64,
         st.lists(U64, max_size=MAX_EARLIER).map(tuple),
+        st.sampled_from(["", "10.0.0.1:2380", "[::1]:2380"]),
     )
 )
 def test_hello_round_trip(original: Hello) -> None:

@@ -34,6 +34,15 @@ class Inode:
             self.durable = bytes(self.data)
             self.unsynced.clear()
 
+    def sync_last(self) -> None:
+        """Only the last write is durable."""
+        offset, data = self.unsynced.pop()
+        durable = bytearray(self.durable)
+        if len(durable) < offset:
+            durable.extend(bytes(offset - len(durable)))
+        durable[offset : offset + len(data)] = data
+        self.durable = bytes(durable)
+
     def sectors(self) -> list[tuple[int, bytes]]:
         """The unsynced writes, cut at sector boundaries."""
         pieces = []
@@ -74,7 +83,9 @@ class FaultFile:
 
     def write_durably(self, buffers: Sequence[bytes], offset: int) -> int:
         accepted = self.pwritev(buffers, offset)
-        self.fdatasync()
+        self._disk.step("fdatasync", self._path)
+        if accepted:
+            self._inode.sync_last()
         return accepted
 
     def zero_fill(self, size_bytes: int) -> None:
@@ -216,6 +227,9 @@ class FaultDisk:
             raise DirectoryInUse(f"{path} is in use")
         self.held.add(path)
         return FaultLock(self.held, path)
+
+    def give_way(self) -> None:
+        pass
 
     def random_u64(self) -> int:
         return self.random.getrandbits(64)

@@ -50,6 +50,38 @@ def last_group(disk: FaultDisk) -> tuple[Path, int, bytes]:
     return path, start, data[start : start + GROUP_HEADER_BYTES + payload_bytes]
 
 
+# --- a process that ends between a write and its sync -----------------------------------------------------------------
+
+
+def written_and_not_synced(disk: FaultDisk, *, failed: bool) -> Contents:
+    """A log whose last group is in memory only. Returns what the next process reads. ``failed``: the sync failed."""
+    wal = open_wal(disk, segment_bytes=4096)
+    wal.append_blocking(HardState(1, 1, 0), entries(1, 4, 1))
+    path = segment_paths(disk)[-1]
+
+    def fault(operation: str, _path: Path) -> None:
+        if operation == "fdatasync":
+            raise OSError(5, "Input/output error") if failed else PowerLoss
+
+    disk.fault = fault
+    with pytest.raises(WriteFailed if failed else PowerLoss):
+        wal.append_blocking(HardState(2, 3, 3), entries(4, 6, 2))
+    disk.fault = lambda operation, path: None
+    if failed:
+        disk.names[path].unsynced.clear()  # the pages are clean now, and their contents on no disk
+    disk.kill_process()
+    found = recovered_contents(disk)
+    assert found.hard_state == HardState(2, 3, 3)
+    return found
+
+
+@pytest.mark.parametrize("failed", [False, True], ids=["killed", "sync failed"])
+def test_what_the_next_process_reads_is_durable_before_it_is_believed(failed: bool) -> None:
+    disk = FaultDisk()
+    found = written_and_not_synced(disk, failed=failed)
+    assert recovered_contents(disk.power_loss(lambda: False)) == found
+
+
 # --- power loss ------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The search against a checker that tries everything, and on histories as long as they get."""
 
 import random
+import tracemalloc
 from collections.abc import Hashable
 
 import msgspec
@@ -149,6 +150,21 @@ def test_ten_thousand_operations_of_sixteen_clients_on_one_key(name: str) -> Non
     result = check(history, kind(), max_steps=500_000)
     assert (result.answer, result.operations) == (Answer.OK, 10_000)
     assert_is_a_linearization(result.parts[0].order, history, kind())
+
+
+def test_memory_grows_with_the_history_even_when_a_few_values_come_again_and_again() -> None:
+    """Some operation always needs every value, so that nothing is ever left behind."""
+
+    def peak_bytes(operations: int) -> int:
+        history = objects.simulate(Register(), objects.draw_few_values, 1, operations=operations, clients=4)
+        tracemalloc.start()
+        try:
+            assert check(history, Register()).answer is Answer.OK
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak_bytes(6_000) < 6 * peak_bytes(1_500)
 
 
 @pytest.mark.parametrize("name", ["register", "compare-and-set", "versioned", "list", "set", "text"])

@@ -12,6 +12,7 @@ from plasmacloud.base.errors import ConfigError
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 FORMATS = ("text", "json")
+_NOTHING = 50  # a level that none of our lines has
 
 
 def configure_logging(level: str = "info", format: str = "text", stream: TextIO | None = None) -> None:
@@ -34,6 +35,13 @@ def configure_logging(level: str = "info", format: str = "text", stream: TextIO 
         logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def silence_logging() -> None:
+    """From now on this process says nothing: what runs in it is simulated."""
+    import structlog
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_NOTHING), processors=[])
 
 
 class Logger:

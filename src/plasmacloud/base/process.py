@@ -27,7 +27,7 @@ class ProcessError(PlasmaError):
 
 
 class ManagedProcess:
-    """One child process. Its standard output and error go to ``log_path``, appended."""
+    """One child process. Its standard output and error go to ``log_path``, appended. ``pass_fds``: what it inherits."""
 
     def __init__(
         self,
@@ -37,12 +37,14 @@ class ManagedProcess:
         log_path: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.argv = list(argv)
         self.log_path = log_path
         self.env = dict(env) if env is not None else None
         self.cwd = cwd
+        self.pass_fds = tuple(pass_fds)
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -60,6 +62,7 @@ class ManagedProcess:
                     stderr=log,
                     env=self.env,
                     cwd=self.cwd,
+                    pass_fds=self.pass_fds,
                     start_new_session=True,
                     preexec_fn=lambda: _die_with_parent(parent),
                 )

@@ -63,22 +63,24 @@ class ServerTls:
         files: TlsFiles,
         *,
         require_client: bool = False,
+        ask_client: bool = False,
         protocols: tuple[str, ...] = ("h2", "http/1.1"),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``require_client``: only clients with a certificate of the authority get in (mutual TLS).
+        """``require_client``: only clients with a certificate of the authority get in (mutual TLS). ``ask_client``:
+        so do those that show none, and the application judges who may do what.
 
         Raises `ConfigError`.
         """
         if files.certificate is None:
             raise ConfigError("TLS: a server needs a certificate and its key")
-        if require_client and files.authority is None:
+        if (require_client or ask_client) and files.authority is None:
             raise ConfigError(
                 "TLS: no authority is named, so no client's certificate could be checked",
                 hint="name the file of the authority (ca.crt) that signs the clients' certificates",
             )
         self._files = files
-        self._require_client = require_client
+        self._verify = ssl.CERT_REQUIRED if require_client else ssl.CERT_OPTIONAL if ask_client else ssl.CERT_NONE
         self._protocols = protocols
         self._clock = clock
         self._looked_at = clock()
@@ -91,8 +93,7 @@ class ServerTls:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         _prepare(context, self._files, self._protocols)
         context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_RENEGOTIATION
-        if self._require_client:
-            context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = self._verify
         return context
 
     def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, _name: str | None, _: ssl.SSLContext) -> None:

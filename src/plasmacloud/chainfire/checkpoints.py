@@ -13,16 +13,13 @@ import msgspec
 from plasmacloud.base.errors import StorageError
 from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire.replica import Replica
+from plasmacloud.chainfire.state_machine import Checkpoint
 from plasmacloud.raft.membership import ConfState
-from plasmacloud.storage.state import StateStore
+from plasmacloud.storage.record_store import RecordStore
 from plasmacloud.storage.wal import Wal
 from plasmacloud.storage.wal_errors import DiskFull
 
 _POLL_S = 0.1
-_UNSAVED_BYTES = 64 << 20  # gathered state beyond this does not wait for the interval
-_KEEP_ENTRIES = 10_000  # kept in the log behind what every member has, for one that was only just restarted
-_MAX_ENTRIES = 200_000  # kept at most for a member that lacks them; then it gets a snapshot instead
-_MAX_BYTES = 512 << 20  # and the log is no larger than this, roughly
 _RETRY_S = 5.0
 _COMPACTION_SLICE = 2_000  # keys
 _COMPACTION_SLICES = 50  # at most, between two looks at the clock
@@ -44,7 +41,7 @@ class Checkpointer:
     def __init__(
         self,
         replica: Replica,
-        store: StateStore,
+        store: RecordStore,
         wal: Wal,
         *,
         interval_s: float,
@@ -59,6 +56,9 @@ class Checkpointer:
         machine = replica.machine
         self._saved = _Saved(machine.applied_index, machine.applied_term, machine.cluster.conf)
         self._running = asyncio.Lock()
+        self._savings: dict[asyncio.Task[None], None] = {}
+        self._tuning = replica.config.tuning
+        self._taken: Checkpoint | None = None  # and not yet committed
 
     async def run(self) -> None:
         """Save when it is time, and do the housekeeping that goes with it."""
@@ -66,7 +66,7 @@ class Checkpointer:
         while True:
             await asyncio.sleep(_POLL_S)
             await self._compact_store()
-            if self._loop.time() < due and self._replica.machine.unsaved_bytes < _UNSAVED_BYTES:
+            if self._loop.time() < due and self._replica.machine.unsaved_bytes < self._tuning.unsaved_bytes:
                 continue
             due = self._loop.time() + self._interval_s
             self._replica.share_floor()
@@ -79,23 +79,55 @@ class Checkpointer:
 
     async def save(self) -> None:
         """Commit everything applied so far; waits for space on a full disk. Raises `StorageError`."""
-        async with self._running:
-            machine = self._replica.machine
-            if machine.applied_index == self._saved.index:
+        while True:
+            try:
+                await self.save_now()
                 return
-            checkpoint = machine.take_checkpoint()
-            while True:
-                try:
-                    await self._loop.run_in_executor(
-                        None, lambda: self._store.commit(checkpoint.puts, checkpoint.deletes, checkpoint.meta)
-                    )
-                    break
-                except DiskFull as error:
-                    # What was taken stays readable in memory until its own commit succeeds.
-                    log.warning("no space for a checkpoint, the log keeps everything", error=str(error))
-                    await asyncio.sleep(_RETRY_S)
-            machine.checkpoint_done()
-            self._saved = _Saved(checkpoint.state.applied_index, checkpoint.state.applied_term, checkpoint.conf)
+            except DiskFull as error:
+                log.warning("no space for a checkpoint, the log keeps everything", error=str(error))
+                await asyncio.sleep(_RETRY_S)
+
+    async def save_now(self) -> None:
+        """Commit everything applied so far. Raises `DiskFull`, after which it may be tried again, or `StorageError`.
+
+        Who waits for it may give up: what was begun is finished, because nothing else can be saved before.
+        """
+        saving = self._loop.create_task(self._save())
+        self._savings[saving] = None
+        saving.add_done_callback(self._saved_or_not)
+        await asyncio.shield(saving)
+
+    def _saved_or_not(self, saving: "asyncio.Task[None]") -> None:
+        del self._savings[saving]
+        if saving.cancelled() or (error := saving.exception()) is None or isinstance(error, DiskFull):
+            return
+        # Whoever asked: what could not be saved stays in memory, and the next checkpoint cannot be taken.
+        self._on_fatal(error if isinstance(error, Exception) else StorageError(repr(error)))
+
+    async def close(self) -> None:
+        """Save nothing more. A commit under way ends before the store is closed, on its own thread."""
+        savings = list(self._savings)
+        for saving in savings:
+            saving.cancel()
+        await asyncio.gather(*savings, return_exceptions=True)
+
+    async def _save(self) -> None:
+        async with self._running:
+            if self._taken is not None:
+                await self._commit(self._taken)
+            machine = self._replica.machine
+            if machine.applied_index != self._saved.index:
+                await self._commit(machine.take_checkpoint())
+
+    async def _commit(self, checkpoint: Checkpoint) -> None:
+        # What was taken stays readable in memory until its own commit succeeds.
+        self._taken = checkpoint
+        await self._loop.run_in_executor(
+            None, lambda: self._store.commit(checkpoint.puts, checkpoint.deletes, checkpoint.meta)
+        )
+        self._taken = None
+        self._replica.machine.checkpoint_done()
+        self._saved = _Saved(checkpoint.state.applied_index, checkpoint.state.applied_term, checkpoint.conf)
 
     def _shorten_log(self) -> None:
         """Let entries go that are in a checkpoint here.
@@ -103,15 +135,15 @@ class Checkpointer:
         Those that some member lacks are kept, up to a limit in number and in bytes; so are those behind a snapshot that
         is under way. A member that lacks more than that gets a snapshot.
         """
-        wal, saved = self._wal, self._saved
-        target = min(self._replica.floor, saved.index) - _KEEP_ENTRIES
+        wal, saved, tuning = self._wal, self._saved, self._tuning
+        target = min(self._replica.floor, saved.index) - tuning.keep_entries
         if self._replica.snapshots is not None and self._replica.snapshots.floor is not None:
             target = min(target, self._replica.snapshots.floor)
-        target = max(target, saved.index - _MAX_ENTRIES)
-        if wal.size_bytes() > _MAX_BYTES:
-            target = max(target, saved.index - _KEEP_ENTRIES, self._middle())
-        if target - wal.first_index() >= _KEEP_ENTRIES // 2 or (
-            wal.size_bytes() > _MAX_BYTES and target > wal.first_index()
+        target = max(target, saved.index - tuning.max_entries)
+        if wal.size_bytes() > tuning.max_log_bytes:
+            target = max(target, saved.index - tuning.keep_entries, self._middle())
+        if target - wal.first_index() >= tuning.keep_entries // 2 or (
+            wal.size_bytes() > tuning.max_log_bytes and target > wal.first_index()
         ):
             wal.mark(saved.index, saved.term, saved.conf.encode(), keep=saved.index - target)
 

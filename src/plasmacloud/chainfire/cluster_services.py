@@ -168,6 +168,8 @@ class ClusterService:
             joint=view.joint,
             members=[_progress_message(members[m.id], m, view, joins.get(m.id)) for m in view.members],
             founding=host.cluster.at_start().encode(),
+            election_timeout_ms=round(view.election_timeout_s[0] * 1000),
+            configured_election_timeout_ms=round(view.election_timeout_s[1] * 1000),
         )
 
 

@@ -11,6 +11,7 @@ from plasmacloud.base.errors import ConfigError
 from plasmacloud.base.units import format_duration
 from plasmacloud.chainfire.members import ClusterIdentity, Member, found_cluster
 from plasmacloud.chainfire.membership_policy import PolicyConfig
+from plasmacloud.chainfire.tuning import Tuning
 
 MIN_ELECTION_TIMEOUT_S = 0.05
 MAX_ELECTION_TIMEOUT_S = 60.0
@@ -57,6 +58,7 @@ class ServerConfig(msgspec.Struct, frozen=True):
     checkpoint_interval_s: float = 1.0
     max_inflight_commands: int = 20_000
     max_inflight_bytes: int = 64 << 20
+    tuning: Tuning = Tuning()
 
     @property
     def tick_s(self) -> float:

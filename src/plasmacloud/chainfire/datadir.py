@@ -21,9 +21,8 @@ is withdrawn, so that a member that is started again and again cannot fill its p
 
 import contextlib
 import itertools
-import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,8 +30,9 @@ import msgspec
 
 from plasmacloud.base.errors import ConfigError, StorageError
 from plasmacloud.rpc.peer_wire import MAX_EARLIER
-from plasmacloud.storage.disk import DirectoryLock, OsDisk
+from plasmacloud.storage.disk import DirectoryLock, Disk, OsDisk
 from plasmacloud.storage.install import PENDING_NAME
+from plasmacloud.storage.small_files import read_file, write_file
 
 _FORMAT = 2
 _FORMATS = (1, 2)  # 1 has no birth and no earlier incarnations
@@ -60,6 +60,7 @@ class DataDir(msgspec.Struct, frozen=True):
     path: Path
     life: Life
     lock: DirectoryLock
+    disk: Disk
 
     @property
     def incarnation(self) -> int:
@@ -89,11 +90,11 @@ class DataDir(msgspec.Struct, frozen=True):
     def withdraw(self) -> None:
         """Take this life out of the disk's past: the others have refused it. Best effort, it is ending anyway."""
         identity_file = self.path / _IDENTITY
-        with contextlib.suppress(OSError, ConfigError):
-            found = _read(identity_file)
+        with contextlib.suppress(OSError, ConfigError, StorageError):
+            found = _read(identity_file, self.disk)
             if found is not None and found.incarnation == self.life.incarnation:
                 found.withdrawn = True
-                _write(identity_file, found)
+                _write(identity_file, found, self.disk)
 
     def close(self) -> None:
         """Let another process use the directory."""
@@ -124,35 +125,40 @@ def open_data_dir(
     member_id: int,
     now_ns: int,
     repair: Callable[[Path], object] | None = None,
+    disk: Disk | None = None,
+    randbits: Callable[[int], int] = secrets.randbits,
 ) -> DataDir:
     """Create the directory or check that it belongs to this member, and begin a new incarnation.
 
-    ``now_ns`` is the wall clock in nanoseconds. ``repair`` is called with the path under the directory's lock, before
-    anything in it is believed, to finish what a crash interrupted. Raises `ConfigError` when the directory belongs to
-    another member or cluster, is not a data directory at all, or is in use; `StorageError` when the disk refuses.
+    ``now_ns`` is the wall clock in nanoseconds, ``randbits(n)`` gives n random bits. ``repair`` is called with the path
+    under the directory's lock, before anything in it is believed, to finish what a crash interrupted. Raises
+    `ConfigError` when the directory belongs to another member or cluster, is not a data directory at all, or is in use;
+    `StorageError` when the disk refuses.
     """
+    disk = OsDisk() if disk is None else disk
     identity_file = path / _IDENTITY
     with contextlib.ExitStack() as undo:
         try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if not (identity_file.exists() or _is_fresh(path) or (path / PENDING_NAME).exists()):
+            disk.make_directory(path)
+            names = disk.list_directory(path)
+            if not (_IDENTITY in names or PENDING_NAME in names or _is_fresh(names)):
                 raise ConfigError(
                     f"{path} is not empty, and not a ChainFire data directory",
                     hint="choose an empty or a new directory for --data-dir",
                 )
-            lock = OsDisk().lock_directory(path)
+            lock = disk.lock_directory(path)
             undo.callback(lock.release)
             if repair is not None:
                 repair(path)
-            found = _read(identity_file)
+            found = _read(identity_file, disk)
             if found is not None:
                 _check(found, path, name=name, cluster_id=cluster_id, member_id=member_id)
-            has_log = any((path / "wal").glob("*.wal"))
             life = next_life(
                 found.life if found else None,
-                has_log=has_log,
+                has_log=_has_log(path / "wal", disk),
                 withdrawn=found is not None and found.withdrawn,
                 now_ns=now_ns,
+                randbits=randbits,
             )
             _write(
                 identity_file,
@@ -165,6 +171,7 @@ def open_data_dir(
                     birth=f"{life.birth:x}",
                     earlier=life.earlier,
                 ),
+                disk,
             )
         except OSError as error:
             raise StorageError(
@@ -172,7 +179,7 @@ def open_data_dir(
                 hint="the directory must be writable by the user that runs the server, on a disk with free space",
             ) from error
         undo.pop_all()
-    return DataDir(path, life, lock)
+    return DataDir(path, life, lock, disk)
 
 
 class Place(NamedTuple):
@@ -183,52 +190,67 @@ class Place(NamedTuple):
     member_id: int
 
 
-def read_place(path: Path) -> Place | None:
+def read_place(path: Path, *, disk: Disk | None = None) -> Place | None:
     """Whose data directory ``path`` is; None when it is nobody's yet. Raises `ConfigError` when it cannot be read."""
-    found = _read(path / _IDENTITY)
+    found = _read(path / _IDENTITY, OsDisk() if disk is None else disk)
     return None if found is None else Place(found.name, int(found.cluster_id, 16), int(found.member_id, 16))
 
 
-def write_note(path: Path, name: str, content: bytes) -> None:
+def write_note(path: Path, name: str, content: bytes, *, disk: Disk | None = None) -> None:
     """Keep a note in a data directory that is still to be made, durably. Raises `ConfigError` or `StorageError`."""
+    disk = OsDisk() if disk is None else disk
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not _is_fresh(path):
+        disk.make_directory(path)
+        if not _is_fresh(disk.list_directory(path)):
             raise ConfigError(
                 f"{path} is not empty, and not a ChainFire data directory",
                 hint="choose an empty or a new directory for --data-dir",
             )
-        write_durably(path / name, _TEMPORARY, content)
+        write_file(path / name, content, disk=disk, temporary=_TEMPORARY)
     except OSError as error:
         raise StorageError(f"cannot use the data directory {path}: {error.strerror}") from error
 
 
-def _is_fresh(path: Path) -> bool:
-    return all(item.name in (_TEMPORARY, _LOCK, JOIN_NOTE, PROMISE_NOTE) for item in path.iterdir())
+def _is_fresh(names: Sequence[str]) -> bool:
+    return all(name in (_TEMPORARY, _LOCK, JOIN_NOTE, PROMISE_NOTE) for name in names)
 
 
-def next_life(last: Life | None, *, has_log: bool, withdrawn: bool = False, now_ns: int) -> Life:
+def _has_log(directory: Path, disk: Disk) -> bool:
+    try:
+        return any(name.endswith(".wal") for name in disk.list_directory(directory))
+    except FileNotFoundError:
+        return False
+
+
+def next_life(
+    last: Life | None,
+    *,
+    has_log: bool,
+    withdrawn: bool = False,
+    now_ns: int,
+    randbits: Callable[[int], int] = secrets.randbits,
+) -> Life:
     """The life that begins on a disk that ``last`` was written to, if any."""
     if last is None:
-        return Life(_draw_birth(), max(now_ns, 1), ())
+        return Life(_draw_birth(randbits), max(now_ns, 1), ())
     incarnation = now_ns
     if now_ns <= last.incarnation:
-        incarnation = last.incarnation + 1 + secrets.randbits(_JUMP_BITS)
+        incarnation = last.incarnation + 1 + randbits(_JUMP_BITS)
     if not last.birth or not has_log:
         # Without its log the member has forgotten what it promised, whatever member.json says; and before there was
         # one it promised nothing, so that nobody will miss the birth before.
-        return Life(_draw_birth(), incarnation, ())
+        return Life(_draw_birth(randbits), incarnation, ())
     past = last.earlier if withdrawn else (last.incarnation, *last.earlier)
     return Life(last.birth, incarnation, past[:MAX_EARLIER])
 
 
-def _draw_birth() -> int:
-    return secrets.randbits(64) or 1
+def _draw_birth(randbits: Callable[[int], int]) -> int:
+    return randbits(64) or 1
 
 
-def _read(identity_file: Path) -> _Identity | None:
+def _read(identity_file: Path, disk: Disk) -> _Identity | None:
     try:
-        found = msgspec.json.decode(identity_file.read_bytes(), type=_Identity)
+        found = msgspec.json.decode(read_file(identity_file, disk=disk), type=_Identity)
         if any(old <= older for old, older in itertools.pairwise((found.incarnation, *found.earlier))):
             raise ValueError("the incarnations do not grow")
         _ = found.life
@@ -256,20 +278,6 @@ def _check(found: _Identity, path: Path, *, name: str, cluster_id: int, member_i
         )
 
 
-def _write(identity_file: Path, identity: _Identity) -> None:
-    write_durably(identity_file, _TEMPORARY, msgspec.json.format(msgspec.json.encode(identity)) + b"\n")
-
-
-def write_durably(path: Path, temporary_name: str, content: bytes) -> None:
-    """Replace a small file: after a crash it has the old content or the new one. Raises ``OSError``."""
-    temporary = path.with_name(temporary_name)
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+def _write(identity_file: Path, identity: _Identity, disk: Disk) -> None:
+    content = msgspec.json.format(msgspec.json.encode(identity)) + b"\n"
+    write_file(identity_file, content, disk=disk, temporary=_TEMPORARY)

@@ -20,6 +20,8 @@ from plasmacloud.rpc.proto import formation_pb2
 from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.service import ServiceTable, UnaryCall
 from plasmacloud.rpc.status import RpcError, StatusCode
+from plasmacloud.storage.disk import Disk
+from plasmacloud.storage.small_files import read_file
 
 EXCHANGE = "/plasmacloud.chainfire.v1.Formation/Exchange"
 _ROUND_S = 0.2
@@ -37,10 +39,10 @@ class Formed(msgspec.Struct, frozen=True):
     join: tuple[Address, ...] = ()
 
 
-def register_member(table: ServiceTable, config: ServerConfig) -> None:
+def register_member(table: ServiceTable, config: ServerConfig, *, disk: Disk) -> None:
     """A member answers machines that are still looking for a cluster: here is one."""
     own = Machine(config.member.name, config.member.peer, _client_address(config))
-    report = Report(own, expect=config.expect, promised=_read_promise(config), member=True)
+    report = Report(own, expect=config.expect, promised=_read_promise(config, disk), member=True)
 
     def exchange(call: UnaryCall, _body: bytes) -> None:
         call.reply(_encode(report, [own]).SerializeToString())
@@ -48,10 +50,10 @@ def register_member(table: ServiceTable, config: ServerConfig) -> None:
     table.unary(EXCHANGE, exchange)
 
 
-async def form(config: ServerConfig) -> Formed:
+async def form(config: ServerConfig, *, disk: Disk) -> Formed:
     """Talk until it is clear with whom this machine founds a cluster, or which one it joins. Waits for ever: whoever
     started only some of the machines sees in the log who is missing. Raises `ConfigError`."""
-    forming = _Forming(config)
+    forming = _Forming(config, disk)
     await forming.listen()
     try:
         return await forming.agree()
@@ -60,10 +62,11 @@ async def form(config: ServerConfig) -> Formed:
 
 
 class _Forming:
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, disk: Disk) -> None:
         self._config = config
+        self._disk = disk
         own = Machine(config.member.name, config.member.peer, _client_address(config))
-        self.report = Report(own, config.expect, promised=_read_promise(config))
+        self.report = Report(own, config.expect, promised=_read_promise(config, disk))
         self._known: dict[Address, str] = {own.client: own.name}  # "" while only the address is known
         self._known.update(dict.fromkeys((seed for seed in config.seeds if seed != own.client), ""))
         self._reports: dict[str, Report] = {}
@@ -113,7 +116,7 @@ class _Forming:
         if decision.step is Step.PROPOSE and self._loop.time() - self._news_at >= _SETTLED_S:
             self.report = self.report._replace(proposed=decision.founders)
         elif decision.step is Step.PROMISE:
-            write_note(self._config.data_dir, PROMISE_NOTE, msgspec.json.encode(decision.founders))
+            write_note(self._config.data_dir, PROMISE_NOTE, msgspec.json.encode(decision.founders), disk=self._disk)
             self.report = self.report._replace(promised=decision.founders)
         if decision.why != self._said or self._loop.time() >= self._said_at + _REMIND_S:
             self._said, self._said_at = decision.why, self._loop.time()
@@ -174,9 +177,9 @@ def _client_address(config: ServerConfig) -> Address:
     return parse_address(config.advertise_client[0], what="--advertise-client")
 
 
-def _read_promise(config: ServerConfig) -> Founders:
+def _read_promise(config: ServerConfig, disk: Disk) -> Founders:
     try:
-        content = (config.data_dir / PROMISE_NOTE).read_bytes()
+        content = read_file(config.data_dir / PROMISE_NOTE, disk=disk)
         return tuple(
             Machine(name, Address(*peer), Address(*client))
             for name, peer, client in msgspec.json.decode(

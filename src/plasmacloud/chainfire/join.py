@@ -61,6 +61,15 @@ async def ask_to_join(
             await asyncio.sleep(_PAUSE_S)
 
 
+async def cluster_at(address: Address, *, timeout_s: float) -> int | None:
+    """The cluster whose member serves there; None when nobody answers in time."""
+    async with Client([str(address)], timeout=timeout_s) as client:
+        try:
+            return (await client.status(str(address))).header.cluster_id
+        except ClientError:
+            return None
+
+
 async def _ask_once(client: Client, *, name: str, peer: Address, learner: bool) -> Membership:
     listed = await client.member_list()
     own = _listed_at(listed, peer)

@@ -1,7 +1,8 @@
 """What a leader does about the other members, without being asked: the shell around `membership_policy`.
 
 It ends joint phases, promotes learners that have caught up, reports who is silent, and clears away who never came. What
-it decides goes the way of any client's request.
+it decides goes the way of any client's request. And how long a leader may be silent follows what is measured between
+the members and on the disk (`timing`).
 """
 
 import asyncio
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from plasmacloud.base.logging import get_logger
+from plasmacloud.base.units import format_duration
 from plasmacloud.chainfire.commands import CommandKind, PromoteMember, RemoveMember, encode_member_command
 from plasmacloud.chainfire.membership_policy import (
     Decision,
@@ -20,10 +22,14 @@ from plasmacloud.chainfire.membership_policy import (
     ReportDead,
 )
 from plasmacloud.chainfire.membership_view import ACTIVE_S, MembershipView, look
+from plasmacloud.chainfire.timing import ElectionTiming
 from plasmacloud.rpc.status import StatusCode
+from plasmacloud.storage.wal_writer import WalMetrics
 
 if TYPE_CHECKING:
     from plasmacloud.chainfire.replica import Replica
+
+_BEAT_S = 0.1
 
 log = get_logger("chainfire")
 
@@ -52,6 +58,20 @@ class MemberCare:
         self._replica = replica
         self._policy = MembershipPolicy(replica.config.policy)
         self._loop = asyncio.get_running_loop()
+        self._timing = ElectionTiming(
+            replica.config.election_timeout_s, keepalive_s=replica.transport.keepalive_s, beat_s=self.beat_s
+        )
+        replica.transport.on_round_trip = self._timing.round_trip
+
+    @property
+    def beat_s(self) -> float:
+        """How often to look after things, in seconds."""
+        return max(self._replica.config.heartbeat_interval_s, _BEAT_S)
+
+    @property
+    def election_timeout_s(self) -> float:
+        """The election timeout in force: the configured one, or more."""
+        return self._replica.config.election_timeout_s * self._timing.factor
 
     def view(self) -> MembershipView:
         """The cluster as this member sees it now."""
@@ -63,21 +83,45 @@ class MemberCare:
             active_s=max(ACTIVE_S, 4 * replica.config.heartbeat_interval_s),
             change_pending=replica.raft.membership_pending,
             snapshot_percent={} if replica.snapshots is None else replica.snapshots.percent(),
+            election_timeout_s=(self.election_timeout_s, replica.config.election_timeout_s),
         )
 
     def progress(self) -> Mapping[int, JoinProgress]:
         """How far the learners are; empty on a member that does not lead."""
         return self._policy.progress(self.view()) if self._replica.is_leader else {}
 
+    def look_after_timing(self, disk: WalMetrics) -> None:
+        """Let the election timeout follow network and disk. To be called every `beat_s`, on every member."""
+        replica, timing = self._replica, self._timing
+        before, voters = timing.factor, replica.raft.conf.all_voters()
+        factor = timing.observe(
+            self._loop.time(),
+            others=voters - {replica.member_id},
+            quorum=len(voters) // 2 + 1,
+            leader=replica.leader_id,
+            syncs=disk.syncs,
+            sync_seconds=disk.sync_seconds,
+        )
+        if factor == before:
+            return
+        log.info(
+            "election timeout adjusted to network and disk",
+            now=format_duration(self.election_timeout_s),
+            configured=format_duration(replica.config.election_timeout_s),
+        )
+        replica.raft.set_timeouts(round(replica.config.election_ticks * factor), replica.config.heartbeat_ticks)
+        self._policy.set_round(self.election_timeout_s)
+
     def look_after_members(self) -> None:
-        """To be called several times a second, on every member."""
+        """To be called every `beat_s`, on every member."""
         replica = self._replica
         if replica.stopping:
             return
+        if not replica.is_leader:
+            self._policy.stand_by(self._loop.time())
+            return
         view = self.view()
         decisions = self._policy.decide(view, self._loop.time())
-        if not replica.is_leader:
-            return
         if view.joint and not view.change_pending and not replica.change_waits:
             replica.submit(CommandKind.LEAVE_JOINT, b"", _Decided("leaving the joint configuration", self._policy))
         for decision in decisions:

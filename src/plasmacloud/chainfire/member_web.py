@@ -21,7 +21,7 @@ from plasmacloud.rpc.server import Counters, Server
 from plasmacloud.rpc.service import ServiceTable
 from plasmacloud.rpc.status import RpcError, StatusCode
 from plasmacloud.rpc.web import HttpRequest, HttpResponse, WebTable, json_response, text_response
-from plasmacloud.storage.state import StateStore
+from plasmacloud.storage.record_store import RecordStore
 from plasmacloud.storage.wal import Wal
 
 _READ_TIMEOUT_S = 5.0
@@ -50,7 +50,7 @@ Check = Callable[[], Awaitable[None]]
 
 
 def member_web(
-    table: ServiceTable, replica: Replica, store: StateStore, wal: Wal, server: Callable[[], Server | None]
+    table: ServiceTable, replica: Replica, store: RecordStore, wal: Wal, server: Callable[[], Server | None]
 ) -> WebTable:
     """The pages of a member; ``server`` finds the server that will serve them."""
 

@@ -141,6 +141,10 @@ class MembershipPolicy:
         """The change that was asked for last, until it is `settled`, seen in the view, or given up."""
         return self._in_flight
 
+    def set_round(self, round_s: float) -> None:
+        """The election timeout has changed: a round may take that long (seconds)."""
+        self.config = msgspec.structs.replace(self.config, round_s=round_s)
+
     def settled(self) -> None:
         """The change asked for last was answered, by success or refusal."""
         self._in_flight = None
@@ -166,6 +170,13 @@ class MembershipPolicy:
                 self._tracks[change.member_id].not_before = self._clock + self.config.retry_s
                 decisions.append(change)
         return decisions
+
+    def stand_by(self, now: float) -> None:
+        """What `decide` does on a member that does not lead: remember nothing, but that time has passed."""
+        self._advance(now)
+        self._term = 0
+        self._tracks = {}
+        self._in_flight = None
 
     def progress(self, view: MembershipView) -> dict[int, JoinProgress]:
         """How far each learner is; empty unless this member leads."""

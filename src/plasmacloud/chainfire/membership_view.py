@@ -70,6 +70,7 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
 class MembershipView(msgspec.Struct, frozen=True, kw_only=True):
     """The cluster as member ``own_id`` sees it. ``entry_bytes``: mean size of an entry in the log.
 
+    ``election_timeout_s``: its own, as it is now, and as it is configured (`timing`); 0 where that is not known.
     ``change_pending``: a membership entry is in the log and not applied here, so that no other may follow yet.
     """
 
@@ -82,6 +83,7 @@ class MembershipView(msgspec.Struct, frozen=True, kw_only=True):
     joint: bool = False
     change_pending: bool = False
     entry_bytes: float = 0.0
+    election_timeout_s: tuple[float, float] = (0.0, 0.0)
 
     @property
     def from_leader(self) -> bool:
@@ -121,6 +123,7 @@ def look(
     entry_bytes: float = 0.0,
     change_pending: bool = False,
     snapshot_percent: Mapping[int, int] | None = None,
+    election_timeout_s: tuple[float, float] = (0.0, 0.0),
 ) -> MembershipView:
     """What the member whose raft ``status`` this is knows now. ``tick_s``: seconds in a tick of its raft.
 
@@ -167,6 +170,23 @@ def look(
         joint=cluster.conf.joint,
         change_pending=change_pending,
         entry_bytes=entry_bytes,
+        election_timeout_s=election_timeout_s,
+    )
+
+
+def log_floor(view: MembershipView) -> int:
+    """On the leader: up to which entry everybody who counts has the log, so that it may be forgotten.
+
+    Learners count while they follow the log. One that never came, is silent, or is being brought a snapshot needs no
+    entries, and must not keep them for everybody for as long as it is in the list.
+    """
+    return min(
+        (
+            member.match or 0
+            for member in view.members
+            if member.role is not MemberRole.LEARNER or (member.active and member.state == "replicate")
+        ),
+        default=0,
     )
 
 

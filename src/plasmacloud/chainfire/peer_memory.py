@@ -53,8 +53,9 @@ import msgspec
 
 from plasmacloud.base.errors import ConfigError, StorageError
 from plasmacloud.base.logging import get_logger
-from plasmacloud.chainfire.datadir import write_durably
 from plasmacloud.rpc.peer_wire import MAX_EARLIER, PeerClaim, Refusal, RefusalCode
+from plasmacloud.storage.disk import Disk, OsDisk
+from plasmacloud.storage.small_files import read_file, write_file
 
 MAX_REMEMBERED = 4096
 """More members than any cluster sees in its life; what claims to be one beyond that is let in and not remembered."""
@@ -197,8 +198,10 @@ class PeerRegister:
         memory: PeerMemory,
         evidence: Callable[[int], Evidence],
         on_fatal: Callable[[Exception], None],
+        disk: Disk,
     ) -> None:
         self.memory = memory
+        self._disk = disk
         self._path = path
         self._cluster_id = cluster_id
         self._evidence = evidence
@@ -215,14 +218,16 @@ class PeerRegister:
         *,
         evidence: Callable[[int], Evidence],
         on_fatal: Callable[[Exception], None],
+        disk: Disk | None = None,
     ) -> "PeerRegister":
         """Read the file. Without it, or when it is damaged, nothing is remembered: that refuses nobody.
 
         ``evidence`` says what the replicated state knows of a member. ``on_fatal`` is called when the file cannot be
         written. Raises `StorageError` when it cannot be read.
         """
+        disk = OsDisk() if disk is None else disk
         try:
-            memory = PeerMemory.decode(path.read_bytes(), cluster_id)
+            memory = PeerMemory.decode(read_file(path, disk=disk), cluster_id)
         except FileNotFoundError:
             memory = PeerMemory()
         except DamagedMemory as error:
@@ -230,7 +235,7 @@ class PeerRegister:
             memory = PeerMemory()
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
-        return cls(path, cluster_id, memory, evidence, on_fatal)
+        return cls(path, cluster_id, memory, evidence, on_fatal, disk)
 
     def judge(self, claim: PeerClaim) -> "Refusal | asyncio.Future[None] | None":
         """See `rpc.peer_door.Judge`."""
@@ -255,7 +260,9 @@ class PeerRegister:
 
     def _write(self, done: "asyncio.Future[None]") -> None:
         content = self.memory.encode(self._cluster_id)
-        write = asyncio.get_running_loop().run_in_executor(None, write_durably, self._path, _TEMPORARY, content)
+        write = asyncio.get_running_loop().run_in_executor(
+            None, partial(write_file, self._path, content, disk=self._disk, temporary=_TEMPORARY)
+        )
         write.add_done_callback(partial(self._written, done))
 
     def _written(self, done: "asyncio.Future[None]", write: "asyncio.Future[None]") -> None:

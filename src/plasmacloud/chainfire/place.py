@@ -5,22 +5,56 @@ agree with others on who founds it, or ask one that exists. What was found out b
 before it is acted on, so that a crash in between does not ask for a second place.
 """
 
-import time
+import asyncio
 from pathlib import Path
 
 import msgspec
 
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.chainfire.config import ServerConfig, Start
-from plasmacloud.chainfire.datadir import JOIN_NOTE, read_place, write_note
+from plasmacloud.chainfire.datadir import JOIN_NOTE, Place, read_place, write_note
+from plasmacloud.chainfire.environment import Environment
 from plasmacloud.chainfire.forming import form
-from plasmacloud.chainfire.join import Membership, ask_to_join
+from plasmacloud.chainfire.join import Membership, ask_to_join, cluster_at
 from plasmacloud.chainfire.members import ClusterIdentity, found_cluster
+from plasmacloud.storage.disk import Disk
+from plasmacloud.storage.small_files import read_file
+
+_ASK_S = 1.0
 
 
-async def find_place(config: ServerConfig) -> ServerConfig:
+async def find_place(config: ServerConfig, environment: Environment) -> ServerConfig:
     """The configuration with member id, cluster id and founders filled in. Raises `ConfigError`."""
-    noted, placed = _read_note(config.data_dir), read_place(config.data_dir)
+    placed = read_place(config.data_dir, disk=environment.disk)
+    if placed is not None and config.start is Start.JOIN:
+        await _check_same_cluster(config, placed)
+    known = known_place(config, disk=environment.disk)
+    if known is not None:
+        return known
+    if config.start is Start.EXPECT:
+        outcome = await form(config, disk=environment.disk)
+        if outcome.founders:
+            initial = ",".join(f"{machine.name}={machine.peer}" for machine in outcome.founders)
+            cluster = found_cluster(initial, config.cluster_token)
+            return msgspec.structs.replace(config, cluster=cluster, member=cluster.member(config.member.name))
+        config = msgspec.structs.replace(config, join=outcome.join)
+    membership = await ask_to_join(
+        config.join,
+        name=config.member.name,
+        peer=config.member.peer,
+        learner=config.learner,
+        timeout_s=config.join_timeout_s,
+        now=asyncio.get_running_loop().time,
+    )
+    return take_place(config, membership, disk=environment.disk)
+
+
+def known_place(config: ServerConfig, *, disk: Disk) -> ServerConfig | None:
+    """The complete configuration, where flags and data directory say enough; None when somebody has to be asked.
+
+    Raises `ConfigError` when they contradict each other.
+    """
+    noted, placed = _read_note(config.data_dir, disk), read_place(config.data_dir, disk=disk)
     # A member that was recovered into another cluster has left the place that the note speaks of.
     if noted is not None and placed in (None, (config.member.name, noted.cluster_id, noted.member_id)):
         return _joined(config, noted)
@@ -34,30 +68,31 @@ async def find_place(config: ServerConfig) -> ServerConfig:
         return msgspec.structs.replace(
             config, member=member, cluster=ClusterIdentity(cluster_id=placed.cluster_id, members=())
         )
-    if config.start is Start.FOUND:
-        return config
-    if config.start is Start.EXPECT:
-        outcome = await form(config)
-        if outcome.founders:
-            initial = ",".join(f"{machine.name}={machine.peer}" for machine in outcome.founders)
-            cluster = found_cluster(initial, config.cluster_token)
-            return msgspec.structs.replace(config, cluster=cluster, member=cluster.member(config.member.name))
-        config = msgspec.structs.replace(config, join=outcome.join)
-    membership = await ask_to_join(
-        config.join,
-        name=config.member.name,
-        peer=config.member.peer,
-        learner=config.learner,
-        timeout_s=config.join_timeout_s,
-        now=time.monotonic,
-    )
-    write_note(config.data_dir, JOIN_NOTE, msgspec.json.encode(membership))
+    return config if config.start is Start.FOUND else None
+
+
+def take_place(config: ServerConfig, membership: Membership, *, disk: Disk) -> ServerConfig:
+    """Note, durably, which place the cluster has given to this machine. Raises `ConfigError` or `StorageError`."""
+    write_note(config.data_dir, JOIN_NOTE, msgspec.json.encode(membership), disk=disk)
     return _joined(config, membership)
 
 
-def _read_note(data_dir: Path) -> Membership | None:
+async def _check_same_cluster(config: ServerConfig, placed: Place) -> None:
+    """A directory that has its place keeps it, whatever --join says; but if those there are of another cluster, then
+    this is the wrong directory, or they are the wrong addresses. Nobody need answer: all may be starting at once."""
+    found = await asyncio.gather(*(cluster_at(target, timeout_s=_ASK_S) for target in config.join))
+    for target, cluster_id in zip(config.join, found, strict=True):
+        if cluster_id not in (None, placed.cluster_id):
+            raise ConfigError(
+                f"{config.data_dir} belongs to member {placed.name} of cluster {placed.cluster_id:x}, and at {target} "
+                f"serves cluster {cluster_id:x}",
+                hint="to join that one: an empty --data-dir; to go on in its own cluster: addresses of its members",
+            )
+
+
+def _read_note(data_dir: Path, disk: Disk) -> Membership | None:
     try:
-        return msgspec.json.decode((data_dir / JOIN_NOTE).read_bytes(), type=Membership)
+        return msgspec.json.decode(read_file(data_dir / JOIN_NOTE, disk=disk), type=Membership)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:

@@ -17,7 +17,7 @@ import contextlib
 import os
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from plasmacloud.chainfire.cluster_state import ClusterState
 from plasmacloud.chainfire.members import ClusterIdentity, Member, found_cluster
 from plasmacloud.chainfire.state_machine import META_NAME, StateMachine, decode_state_meta
 from plasmacloud.raft.membership import ConfState
+from plasmacloud.raft.quorum import VoteResult, joint_vote
 from plasmacloud.storage.disk import Disk, OsDisk
 from plasmacloud.storage.entry import EntryKind, HardState
 from plasmacloud.storage.install import (
@@ -42,14 +43,15 @@ from plasmacloud.storage.install import (
     finish_pending,
     free_aside,
     replacement,
-    write_file,
 )
 from plasmacloud.storage.log_copy import InspectedLog, create_log, inspect_log
+from plasmacloud.storage.small_files import write_file
 from plasmacloud.storage.snapshot import SnapshotInfo, read_info, restore_state
 from plasmacloud.storage.state import StateStore
 from plasmacloud.storage.wal_errors import write_error
 from plasmacloud.storage.wal_format import Identity, LogMark
 
+MAX_REVISION = 1 << 62
 _PEERS = "peers.json"
 _RESTORING = "restoring"  # only this and what a restore makes are in a directory being restored into
 _CHUNK_BYTES = 256 * 1024
@@ -132,7 +134,13 @@ class Survivor:
         with self._state() as machine:
             self._check(machine)
             self.members: tuple[Member, ...] = machine.cluster.members
+            self._conf = machine.cluster.conf
             self.findings = self._examine(machine)
+
+    def could_lead_with(self, alive: Collection[int]) -> bool:
+        """Whether this member and those are a majority of its cluster: then nothing is lost, and nobody recovers."""
+        votes = dict.fromkeys((self.owner.identity.member_id, *alive), True)
+        return joint_vote(self._conf.voters, self._conf.outgoing, votes) is VoteResult.WON
 
     def plan(self, *, name: str | None, peer: str | None) -> Plan:
         """Raises `ConfigError` when the survivor's address is not known and not given."""
@@ -339,18 +347,30 @@ def grow_commands(plan: Plan, data_dir: Path, vanished: Sequence[str], listen_cl
 
 
 def restore_member(
-    snapshot: Path, data_dir: Path, *, name: str, cluster: ClusterIdentity, disk: Disk | None = None
+    snapshot: Path,
+    data_dir: Path,
+    *,
+    name: str,
+    cluster: ClusterIdentity,
+    bump_revision: int = 0,
+    disk: Disk | None = None,
 ) -> SnapshotInfo:
     """Make the data directory of one founder of a new cluster that begins with the snapshot's data.
 
-    Every founder does the same and ends with the same state, at the same index. Cut short, it begins anew when it is
-    run again: only the last step makes the directory a member's. Raises `ConfigError` for a directory that has
-    something in it, `DamagedSnapshot`, `StorageError`.
+    ``bump_revision``: how many revisions the new cluster begins above the snapshot's, which then all count as
+    compacted (`_founded_meta`). Every founder does the same and ends with the same state, at the same index. Cut short,
+    it begins anew when it is run again: only the last step makes the directory a member's. Raises `ConfigError` for a
+    directory that has something in it, `DamagedSnapshot`, `StorageError`.
     """
     disk = OsDisk() if disk is None else disk
     identity = Identity(cluster.cluster_id, cluster.member(name).id)
     info = read_info(snapshot, disk=disk)
-    decode_state_meta(info.meta)
+    newest = decode_state_meta(info.meta).revision
+    if not 0 <= bump_revision <= MAX_REVISION - newest:
+        raise ConfigError(
+            f"--bump-revision {bump_revision} is out of range: the snapshot is at revision {newest}",
+            hint="use about as many revisions as the cluster can have made since the snapshot, and some to spare",
+        )
     if cluster.cluster_id == info.cluster_id:
         raise ConfigError(
             f"the new cluster would have the id of the old one, {info.cluster_id:x}",
@@ -363,7 +383,7 @@ def restore_member(
             data_dir / STATE,
             identity=identity,
             disk=disk,
-            change_meta=lambda info: {META_NAME: _founded_meta(info, cluster)},
+            change_meta=lambda info: {META_NAME: _founded_meta(info, cluster, bump_revision)},
         )
         mark = LogMark(info.index, info.term, ClusterState.founded(cluster).conf.encode())
         hard_state = HardState(info.term, 0, info.index)
@@ -390,9 +410,20 @@ def _claim(data_dir: Path, disk: Disk) -> None:
         disk.remove_tree(data_dir / name)
 
 
-def _founded_meta(info: SnapshotInfo, cluster: ClusterIdentity) -> bytes:
+def _founded_meta(info: SnapshotInfo, cluster: ClusterIdentity, bump_revision: int) -> bytes:
+    """The snapshot's state as that of the new cluster.
+
+    The old cluster may have gone on behind the snapshot. Whoever watched it, or has cached what it read, knows
+    revisions that the new one would give out again, for other changes. Begun far enough above them, and with
+    everything up to there compacted, it tells such clients that they have to read anew, instead of nothing.
+    """
     state = decode_state_meta(info.meta)
     founded = msgspec.structs.replace(state, sessions={}, cluster=ClusterState.founded(cluster).encode())
+    if bump_revision:
+        revision = state.revision + bump_revision
+        founded = msgspec.structs.replace(
+            founded, revision=revision, compact_revision=revision, compaction_pending=True
+        )
     return msgspec.msgpack.encode(founded)
 
 

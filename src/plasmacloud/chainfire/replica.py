@@ -29,6 +29,7 @@ from plasmacloud.chainfire.commands import (
     check_batch,
     decode,
     encode_batch,
+    join_batches,
     removes,
 )
 from plasmacloud.chainfire.config import ServerConfig
@@ -38,7 +39,8 @@ from plasmacloud.chainfire.lane import Lane
 from plasmacloud.chainfire.member_care import MemberCare
 from plasmacloud.chainfire.members import format_id
 from plasmacloud.chainfire.membership_policy import JoinProgress
-from plasmacloud.chainfire.membership_view import MembershipView, admit
+from plasmacloud.chainfire.membership_view import MembershipView, admit, log_floor
+from plasmacloud.chainfire.neighbours import Neighbours, own_address
 from plasmacloud.chainfire.peer_memory import Forgotten, PeerRegister, forgotten
 from plasmacloud.chainfire.proposals import Overloaded, ProposalQueue
 from plasmacloud.chainfire.reads import ReadQueue
@@ -50,9 +52,9 @@ from plasmacloud.raft.codec import decode_message, encode_message
 from plasmacloud.raft.errors import NotLeader, ProposalRefused
 from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.raft import Raft, Ready
-from plasmacloud.rpc.peer import PeerTransport
 from plasmacloud.rpc.peer_wire import Refusal, RefusalCode
 from plasmacloud.rpc.status import StatusCode
+from plasmacloud.rpc.transport import TransportFactory
 from plasmacloud.storage.entry import Entry, EntryKind
 from plasmacloud.storage.wal import Wal
 
@@ -64,10 +66,9 @@ _CHANGE = b"\x03"  # a batch of one membership command for the leader
 _SNAPSHOT = b"\x04"  # a frame of a snapshot transfer
 
 _INDEX = struct.Struct("<Q")
-_BATCH_BYTES = 1 << 20  # a batch of commands is closed beyond this size
-_ENTRY_BYTES = 4 << 20  # so is an entry of several batches
 _APPLY_BUDGET_S = 0.005  # applying yields to heartbeats after this long
 _READ_RETRY_S = 0.15
+_SINGLE_BYTES = 1024  # an entry of more than this holds more than one command, or a large one
 _PATIENCE_S = 0.9  # without a leader, requests wait for this long (or three election timeouts) before they are refused
 _EXPIRE_TICKS = 5
 
@@ -86,6 +87,7 @@ class Replica:
         wal: Wal,
         machine: StateMachine,
         raft: Raft,
+        transport: TransportFactory,
         on_leader_change: Callable[[int, int], None],
         on_fatal: Callable[[Exception], None],
     ) -> None:
@@ -99,21 +101,24 @@ class Replica:
         self._on_leader_change = on_leader_change
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
-        self.transport = PeerTransport(
+        self.transport = transport(
             cluster_id=config.cluster.cluster_id,
             member_id=self.member_id,
             name=config.member.name,
             birth=data.life.birth,
             incarnation=data.life.incarnation,
             earlier=data.life.earlier,
+            address=str(own_address(config, machine.cluster)),
             judge=peers.judge,
             on_refused=self._on_refused,
+            on_stranger=self._on_stranger,
             on_frame=self._on_frame,
             on_batch_end=self.wake,
             on_lost=self._on_peer_lost,
             on_connected=self._on_peer_connected,
         )
-        self._writes = self._lane(self.member_id, data.incarnation, batch_bytes=_BATCH_BYTES)
+        self._neighbours = Neighbours(config, self.transport)
+        self._writes = self._lane(self.member_id, data.incarnation, batch_bytes=config.tuning.batch_bytes)
         self._changes = self._lane(change_origin(self.member_id), data.incarnation, batch_bytes=0)
         self._lanes = (self._writes, self._changes)
         self._reads: ReadQueue[ReadWaiter] = ReadQueue(first_context=data.incarnation)
@@ -147,12 +152,12 @@ class Replica:
         )
         return Lane(origin, incarnation, queue, batch_bytes=batch_bytes)
 
-    async def start(self) -> None:
-        """Listen for the other members, dial them, and begin to tick."""
+    async def start(self, quiet_s: float = 0.0) -> None:
+        """Listen for the other members, dial them, and begin to tick, ``quiet_s`` seconds later."""
         self._sync_peers()
         await self.transport.start(self.config.listen_peer.host, self.config.listen_peer.port)
         self._running = True
-        self._next_tick_at = self._loop.time() + self.config.tick_s
+        self._next_tick_at = self._loop.time() + max(self.config.tick_s, quiet_s)
         self._tick_handle = self._loop.call_at(self._next_tick_at, self._tick)
         self.wake()
 
@@ -183,7 +188,7 @@ class Replica:
         self.wake()
 
     def sheds_command(self) -> bool:
-        """Whether a write would be refused now because of load: to be asked before anything is done about it."""
+        """Whether a write would be refused now because of load."""
         if full := self._writes.queue.full:
             self._admission.refused(self._loop.time())
             self.tally.overload_refusals += 1
@@ -378,6 +383,9 @@ class Replica:
             self._on_fatal(error)
 
     def _serve(self) -> None:
+        if self._leader_seen != (self.raft.leader_id, self.raft.term):
+            self._leader_changed()
+            self._send_commands()  # what has waited for a leader travels with the entry that begins its term
         self._drive()
         if self._leader_seen != (self.raft.leader_id, self.raft.term):
             self._leader_changed()
@@ -395,7 +403,9 @@ class Replica:
         while raft.has_ready():
             ready = raft.ready()
             self._send(ready.messages)
-            if ready.must_sync or (ready.number and self._readys_in_flight):
+            if self._readys_in_flight == 0 and (not ready.must_sync or self._written_now(ready)):
+                self._finish(ready)
+            elif ready.must_sync or ready.number:
                 self._readys_in_flight += 1
                 self._wal.append(ready.hard_state, ready.entries, partial(self._on_durable, ready))
             else:
@@ -403,6 +413,14 @@ class Replica:
             self._to_apply.extend(ready.committed)
             for context, index in ready.read_states:
                 self._reads.confirmed(context, index)
+
+    def _written_now(self, ready: Ready) -> bool:
+        """A follower waits for its disk alone; a leader for the others' too, unless it has a single command."""
+        if self.raft.leader_id == self.member_id:
+            if len(self._writes.queue) > 1 or sum([len(entry.record) for entry in ready.entries]) > _SINGLE_BYTES:
+                return False
+            self.transport.flush()
+        return self._wal.append_now(ready.hard_state, ready.entries)
 
     def _on_durable(self, ready: Ready) -> None:
         self._readys_in_flight -= 1
@@ -476,17 +494,9 @@ class Replica:
             self._propose_change()
 
     def _propose(self, batches: list[bytes]) -> None:
-        data: list[bytes] = []
-        size = 0
         try:
-            for batch in batches:
-                if data and size + len(batch) > _ENTRY_BYTES:
-                    self.raft.propose(b"".join(data))
-                    data, size = [], 0
-                data.append(batch)
-                size += len(batch)
-            if data:
-                self.raft.propose(b"".join(data))
+            for data in join_batches(batches, self.config.tuning.entry_bytes):
+                self.raft.propose(data)
             for member in self._forwarders:
                 self.raft.hurry_commit(member)
             self._forwarders.clear()
@@ -563,8 +573,7 @@ class Replica:
         self.wake()
 
     def _sync_peers(self) -> None:
-        """Dial exactly the members of the cluster."""
-        members = {member.id: member for member in self.cluster.members if member.id != self.member_id}
+        """Dial the members of the cluster, unless this one has left it."""
         if self.member_id in self.cluster.departed:
             if not self._running:
                 raise Forgotten(
@@ -575,13 +584,10 @@ class Replica:
             # into force they refuse it, and then it ends (`_on_refused`).
             log.warning("this member has been removed from the cluster")
             return
-        if not self.cluster.members:  # a new member: nobody has told it yet who belongs to the cluster
-            members = {member.id: member for member in self.config.contacts}
-        for member in members.values():
-            self.transport.set_peer(member.id, member.peer.host, member.peer.port)
-        for peer in self.transport.peers():
-            if peer.member_id not in members:
-                self.transport.remove_peer(peer.member_id)
+        self._neighbours.follow(self.cluster)
+
+    def _on_stranger(self, member_id: int, address: str) -> None:
+        self._neighbours.welcome(member_id, address, self.cluster)
 
     # The length of the log
 
@@ -590,10 +596,10 @@ class Replica:
         return self.transport.send(member_id, _SNAPSHOT + frame)
 
     def share_floor(self) -> None:
-        """On the leader: tell every member up to which index all of them have the log."""
+        """On the leader: tell every member up to which index all of them have the log (`log_floor`)."""
         if not self.is_leader:
             return
-        self.floor = min(progress.match for progress in self.raft.status().progress.values())
+        self.floor = log_floor(self.membership_view())
         frame = _FLOOR + _INDEX.pack(self.floor)
         for member in self.cluster.members:
             if member.id != self.member_id:

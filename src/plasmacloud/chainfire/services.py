@@ -9,9 +9,11 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from plasmacloud import __version__
+from plasmacloud.base.errors import StorageError
+from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire.cluster_services import parse
 from plasmacloud.chainfire.commands import CommandKind
 from plasmacloud.chainfire.linearizable import LinearizableRead
@@ -29,20 +31,27 @@ from plasmacloud.chainfire.validate import (
     validate_txn,
     validate_write,
 )
-from plasmacloud.chainfire.waiting import NO_LEADER, TOO_MANY_REQUESTS
+from plasmacloud.chainfire.waiting import NO_LEADER, TOO_MANY_REQUESTS, Waiter
 from plasmacloud.raft.raft import Raft
 from plasmacloud.rpc.proto import rpc_pb2
 from plasmacloud.rpc.service import ServiceTable, StreamCall, UnaryCall
 from plasmacloud.rpc.status import RpcError, StatusCode
+from plasmacloud.storage.wal_errors import DiskFull, write_error
 
 API_VERSION = "3.5.0"
 """The etcd release whose API this is: clients choose features by it."""
 
 _BLOB_BYTES = 64 * 1024
+_SNAPSHOT_S = 300.0
+"""Longer nobody waits for a snapshot to be made: its moment is not held for longer either (`StateStore.pin`)."""
+_COMPACTION_POLL_S = 0.02
 
 NOT_LEADER = RpcError(StatusCode.FAILED_PRECONDITION, "etcdserver: not leader")
 BAD_TRANSFEREE = RpcError(StatusCode.FAILED_PRECONDITION, "etcdserver: bad leader transferee")
 TRANSFER_TIMED_OUT = RpcError(StatusCode.UNAVAILABLE, "etcdserver: request timed out, leader transfer took too long")
+
+
+log = get_logger("chainfire")
 
 
 class KvService:
@@ -60,11 +69,11 @@ class KvService:
         for path, kind in (
             ("Put", CommandKind.PUT),
             ("DeleteRange", CommandKind.DELETE_RANGE),
-            ("Compact", CommandKind.COMPACT),
         ):
             table.unary(f"/etcdserverpb.KV/{path}", partial(self._command, kind))
+        table.unary("/etcdserverpb.KV/Compact", self._compact)
 
-    def _command(self, kind: CommandKind, call: UnaryCall, body: bytes) -> None:
+    def _command(self, kind: CommandKind, call: UnaryCall, body: bytes, waiter: Waiter | None = None) -> None:
         if self._replica.sheds_command():
             call.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
             return
@@ -74,7 +83,12 @@ class KvService:
             call.fail(refusal.code, refusal.message)
             return
         if not self._refused_leaderless(call):
-            self._replica.submit(kind, body, call)
+            self._replica.submit(kind, body, waiter or call)
+
+    def _compact(self, call: UnaryCall, body: bytes) -> None:
+        """Answered when the past is out of reach; with ``physical``, when this member has also removed it."""
+        physical = parse(rpc_pb2.CompactionRequest, body).physical
+        self._command(CommandKind.COMPACT, call, body, _Removed(call, self._store, self._loop) if physical else None)
 
     def _range(self, call: UnaryCall, body: bytes) -> None:
         try:
@@ -138,6 +152,30 @@ class KvService:
         self._loop.call_soon(go_on)
 
 
+class _Removed:
+    """Answers a compaction once what it removes is gone from this member's state."""
+
+    def __init__(self, call: UnaryCall, store: MvccStore, loop: asyncio.AbstractEventLoop) -> None:
+        self._call = call
+        self._store = store
+        self._loop = loop
+
+    @property
+    def done(self) -> bool:
+        return self._call.done
+
+    def reply(self, body: bytes) -> None:
+        if self._call.done:  # the client waits no longer
+            return
+        if self._store.compaction is None:
+            self._call.reply(body)
+        else:
+            self._loop.call_later(_COMPACTION_POLL_S, self.reply, body)
+
+    def fail(self, code: StatusCode, message: str) -> None:
+        self._call.fail(code, message)
+
+
 class MaintenanceHost(Protocol):
     """What `MaintenanceService` needs of the replica."""
 
@@ -187,7 +225,7 @@ class MaintenanceService:
         table.unary_async("/etcdserverpb.Maintenance/HashKV", self._hash_kv)
         table.unary_async("/etcdserverpb.Maintenance/MoveLeader", self._move_leader)
         table.stream("/etcdserverpb.Maintenance/Snapshot", self._snapshot)
-        table.unary("/etcdserverpb.Maintenance/Defragment", partial(_unimplemented, "defragmentations"))
+        table.unary("/etcdserverpb.Maintenance/Defragment", self._defragment)
 
     def _header(self) -> rpc_pb2.ResponseHeader:
         host = self._host
@@ -203,11 +241,17 @@ class MaintenanceService:
         async for body in call:
             parse(rpc_pb2.SnapshotRequest, body)
         loop = asyncio.get_running_loop()
-        # The file loses its name at once, so that nothing is left behind however the call ends.
-        with tempfile.TemporaryDirectory(dir=self._directory, prefix=CLIENT_PREFIX) as directory:
-            path = Path(directory) / "snapshot"
-            await self._make_snapshot(path)
-            file = path.open("rb")
+        try:
+            async with asyncio.timeout(_SNAPSHOT_S):
+                file = await self._snapshot_file()
+        except TimeoutError:
+            raise RpcError(
+                StatusCode.UNAVAILABLE, f"chainfire: the disk did not take a snapshot within {_SNAPSHOT_S:g} s"
+            ) from None
+        except DiskFull as error:
+            raise RpcError(StatusCode.RESOURCE_EXHAUSTED, f"chainfire: no space for a snapshot: {error}") from error
+        except (StorageError, OSError) as error:
+            raise RpcError(StatusCode.UNAVAILABLE, f"chainfire: no snapshot could be made: {error}") from error
         with file:
             remaining = os.fstat(file.fileno()).st_size
             while remaining:
@@ -215,6 +259,16 @@ class MaintenanceService:
                 remaining -= len(blob)
                 reply = rpc_pb2.SnapshotResponse(header=self._header(), remaining_bytes=remaining, blob=blob)
                 await call.send(reply.SerializeToString())
+
+    async def _snapshot_file(self) -> BinaryIO:
+        """A snapshot of the state as it is now. It loses its name at once, so that nothing is left behind."""
+        with tempfile.TemporaryDirectory(dir=self._directory, prefix=CLIENT_PREFIX) as directory:
+            path = Path(directory) / "snapshot"
+            try:
+                await self._make_snapshot(path)
+                return path.open("rb")
+            except OSError as error:
+                raise write_error(f"writing a snapshot in {self._directory}", error) from error
 
     def _status(self, call: UnaryCall, body: bytes) -> None:
         parse(rpc_pb2.StatusRequest, body)
@@ -245,6 +299,17 @@ class MaintenanceService:
             _unimplemented("raising alarms", call, body)
             return
         call.reply(rpc_pb2.AlarmResponse(header=self._header()).SerializeToString())
+
+    def _defragment(self, call: UnaryCall, body: bytes) -> None:
+        """Success, and nothing is done. In etcd this rewrites the file, and stops the member meanwhile, to give free
+        pages back to the file system. Here they stay in the file, which is as large as it ever was, and are used again
+        by what is written next. `Status` tells both sizes; a member that joins anew gets a file without free pages."""
+        parse(rpc_pb2.DefragmentRequest, body)
+        allocated, in_use = self._size_bytes()
+        log.info(
+            "nothing to defragment: free pages are used again", file_bytes=allocated, free_bytes=allocated - in_use
+        )
+        call.reply(rpc_pb2.DefragmentResponse(header=self._header()).SerializeToString())
 
     async def _hash(self, call: UnaryCall, body: bytes) -> bytes:
         """In etcd a hash of the database file. Here, where files differ between members, one of what they agree on."""

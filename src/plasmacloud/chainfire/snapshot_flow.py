@@ -10,10 +10,10 @@ that was too far behind to be useful is the only one that pauses.
 """
 
 import asyncio
-import shutil
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
@@ -22,12 +22,15 @@ from plasmacloud.base.logging import get_logger
 from plasmacloud.base.units import format_size
 from plasmacloud.chainfire.snapshot_frames import Frame, Offer, decode_frame, encode_frame
 from plasmacloud.chainfire.snapshot_transfer import Receiver, Sender, TransferConfig, TransferState
+from plasmacloud.storage.disk import Disk, DiskFile
 from plasmacloud.storage.incoming import IncomingFile
 from plasmacloud.storage.install import prepare_state
+from plasmacloud.storage.record_store import RecordStores
 from plasmacloud.storage.snapshot import DamagedSnapshot, SnapshotInfo
 from plasmacloud.storage.wal_format import Identity
 
 _OUTGOING = "outgoing.snapshot"
+_RETRY_S = 2.0
 CLIENT_PREFIX = "client-"
 """Directories of snapshots that are on their way to clients begin so."""
 
@@ -56,6 +59,8 @@ class SnapshotFlow:
         report: Callable[[int, bool], None],
         on_received: Callable[[Received], None],
         name_of: Callable[[int], str],
+        disk: Disk,
+        stores: RecordStores,
         config: TransferConfig | None = None,
     ) -> None:
         """``directory`` is for the files of transfers. ``make(path)`` writes a snapshot of the state as it is now.
@@ -64,9 +69,13 @@ class SnapshotFlow:
         ``send(member, frame)`` is False when the frame cannot leave now. ``report(member, success)`` tells raft.
         """
         self._directory = directory
-        self._directory.mkdir(exist_ok=True)
-        for left in self._directory.glob(f"{CLIENT_PREFIX}*"):  # by a life that ended while it served a client
-            shutil.rmtree(left, ignore_errors=True)
+        self._disk = disk
+        self._stores = stores
+        self._incoming = IncomingFile.open(self._directory, disk=disk)
+        for name in disk.list_directory(self._directory):
+            if name.startswith(CLIENT_PREFIX):  # by a life that ended while it served a client
+                with contextlib.suppress(OSError):
+                    disk.remove_tree(self._directory / name)
         self._data_dir = data_dir
         self._identity = identity
         self._make = make
@@ -81,10 +90,10 @@ class SnapshotFlow:
         self._wanting: set[int] = set()  # members for which a snapshot is being made
         self._making: asyncio.Task[None] | None = None
         self._outgoing: SnapshotInfo | None = None
-        self._file: BinaryIO | None = None
-        self._incoming = IncomingFile.open(self._directory)
+        self._file: DiskFile | None = None
         self._receiver = Receiver(self._incoming, self._config)
         self._finishing: asyncio.Task[None] | None = None
+        self._arrived: tuple[Path, SnapshotInfo] | None = None  # complete and checked, but not prepared yet
 
     # Sending
 
@@ -110,6 +119,8 @@ class SnapshotFlow:
 
     async def _make_one(self) -> None:
         try:
+            # The log does not reach back to the old one any more, so it is no use to those who are receiving it either.
+            self._wanting.update(self._senders)
             self._close_outgoing("a newer snapshot is needed")
             started = self._loop.time()
             info = await self._make(self._directory / _OUTGOING)
@@ -121,12 +132,13 @@ class SnapshotFlow:
                 took_ms=round((self._loop.time() - started) * 1000),
             )
             self._outgoing = info
-            self._file = (self._directory / _OUTGOING).open("rb")
+            self._file = self._disk.open(self._directory / _OUTGOING)
             for member in sorted(self._wanting):
                 self._offer(member)
         except (StorageError, OSError) as error:
             log.warning("no snapshot could be made", error=str(error))
-            for member in self._wanting:
+            await asyncio.sleep(_RETRY_S)  # as soon as raft hears of it, it wants the next one
+            for member in sorted(self._wanting):
                 self._report(member, False)
         finally:
             self._wanting.clear()
@@ -143,8 +155,7 @@ class SnapshotFlow:
     def _read(self, offset: int, size: int) -> bytes:
         assert self._file is not None
         try:
-            self._file.seek(offset)
-            return self._file.read(size)
+            return self._file.pread(size, offset)
         except OSError as error:
             raise StorageError(f"cannot read the snapshot: {error.strerror}") from error
 
@@ -227,15 +238,20 @@ class SnapshotFlow:
     async def _finish(self) -> None:
         """Everything has arrived: check it and build the state from it, beside the present one."""
         try:
-            path, info = await self._loop.run_in_executor(None, self._incoming.finish)
-            await self._loop.run_in_executor(None, lambda: prepare_state(self._data_dir, path, identity=self._identity))
+            if self._arrived is None:
+                self._arrived = await self._loop.run_in_executor(None, self._incoming.finish)
+            path, info = self._arrived
+            prepare = partial(
+                prepare_state, self._data_dir, path, identity=self._identity, disk=self._disk, stores=self._stores
+            )
+            await self._loop.run_in_executor(None, prepare)
         except DamagedSnapshot as error:
             log.warning("the snapshot did not arrive intact", error=str(error))
-            self._finishing = None
+            self._finishing = self._arrived = None
             self._answer(self._receiver.verified(str(error), self._loop.time()))
             return
         except PlasmaError as error:
-            log.error("cannot prepare the snapshot", error=str(error))
+            log.error("cannot prepare the snapshot, will be tried again", error=str(error))
             self._finishing = None
             return
         log.info("snapshot received, starting anew with it", index=info.index, size=format_size(info.size_bytes))

@@ -1,33 +1,14 @@
-"""`plasma election`: run an election server (`serve`)."""
+"""`plasma election`: run an election server (`serve`), or print the SQL that it needs to have been run (`schema`)."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from plasmacloud.base.errors import ConfigError
-from plasmacloud.base.units import parse_size
 from plasmacloud.cli.lazy import examples
-from plasmacloud.cli.settings import Duration
+from plasmacloud.cli.settings import Duration, Size
 
 FILE = click.Path(dir_okay=False, path_type=Path)
-
-
-class Size(click.ParamType[int]):
-    """A size with its unit, in bytes; ``0`` needs none."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Bytes."""
-        if isinstance(value, int):
-            return value
-        if str(value).strip() == "0":
-            return 0
-        try:
-            return parse_size(str(value))
-        except ConfigError as error:
-            self.fail(f"{error}: {error.hint}", param, ctx)
 
 
 @click.group(
@@ -188,3 +169,15 @@ def serve(
         **rest,
     )
     run(config)
+
+
+@election.command(epilog=examples("plasma election schema --role ha | psql postgres://postgres@db1/ha"))
+@click.option("--role", required=True, metavar="NAME", help="The role that the servers connect with.")
+def schema(role: str) -> None:
+    """Print the SQL that makes an election's tables, and grants a role the least that servers need.
+
+    For an administrator, where the servers' role may not create tables.
+    """
+    from plasmacloud.election.schema import administrators_sql
+
+    click.echo(administrators_sql(role), nl=False)

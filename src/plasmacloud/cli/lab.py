@@ -41,6 +41,7 @@ def lab() -> None:
         "plasma lab run --preset demo                              # under two minutes",
         "plasma lab run --preset resilience --target chainfire --target etcd",
         "plasma lab run val13 --trials 20                          # leader election on PostgreSQL",
+        "plasma lab run val13x --only partition_leader             # and where VAL13 stops",
         "plasma lab run power-loss --target canary                 # a broken store: must FAIL",
         "plasma lab run leader-kill --threshold leader-kill.rto_max_ms=500",
         "plasma lab run --baseline plasma-lab/20260101-120000       # with the differences in report.html",
@@ -72,14 +73,20 @@ def lab() -> None:
     "--port-base",
     type=click.IntRange(1024, 65_534),
     metavar="PORT",
-    help="val13: use PORT and PORT+1 in place of 18997.",
+    help="val13: use PORT and PORT+1 in place of 18997; val13x: PORT to PORT+3.",
 )
 @click.option(
     "--postgres",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
-    help="val13: directory of PostgreSQL's programs. [default: the wheel, or else Debian's]",
+    help="val13 and val13x: directory of PostgreSQL's programs. [default: the wheel, or else Debian's]",
 )
+@click.option(
+    "--network",
+    type=click.Choice(["namespaces", "proxies"]),
+    help="val13x: how networks are cut. [default: namespaces where there can be any]",
+)
+@click.option("--only", multiple=True, metavar="NAME", help="val13x: this scenario, and no other; repeatable.")
 @click.option(
     "--baseline",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -104,6 +111,8 @@ def run(
     baseline: Path | None,
     port_base: int | None,
     postgres: Path | None,
+    network: str | None,
+    only: tuple[str, ...],
 ) -> None:
     """Run SCENARIOs (default: all) and write an evidence directory.
 
@@ -133,6 +142,8 @@ def run(
         thresholds=dict(map(_threshold, thresholds)),
         port_base=port_base,
         postgres=postgres,
+        network=network,
+        only=only,
     )
     plans, remarks = make_plans(request)
     earlier = read_baseline(baseline) if baseline is not None else None

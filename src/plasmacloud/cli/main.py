@@ -57,6 +57,7 @@ class PlasmaGroup(LazyGroup):
         "ha": Lazy("plasmacloud.cli.ha:ha", "Look after leader election: status, failover, split brain, backup."),
         "lab": Lazy("plasmacloud.cli.lab:lab", "Prove high availability: break clusters and measure."),
         "pki": Lazy("plasmacloud.cli.pki:pki", "Certificates for members and clients."),
+        "sim": Lazy("plasmacloud.cli.sim:sim", "Run simulated clusters and look for broken promises."),
         "completion": Lazy("plasmacloud.cli.about:completion", "Print a shell completion script."),
         "version": Lazy("plasmacloud.cli.about:version", "Print the version."),
     },

@@ -68,6 +68,12 @@ def members(settings: Settings) -> None:
         errors.say(f"{why}: what it knows of the others is missing", color="yellow")
     if seen.joint:
         errors.say("a change of several members is being completed")
+    if seen.election_timeout_s > seen.configured_election_timeout_s:
+        errors.say(
+            f"slow network or disk: the election timeout is {format_duration(seen.election_timeout_s)} for now, "
+            f"configured {format_duration(seen.configured_election_timeout_s)}",
+            color="yellow",
+        )
 
 
 _HEADER = ["ID", "NAME", "ROLE", "STATE", "MATCH", "LAG", "CONTACT", "JOIN", "PEERS", "CLIENTS"]
@@ -158,6 +164,8 @@ def _view_plain(seen: "ClusterView") -> dict[str, Any]:
         "commit_index": seen.commit_index,
         "from_leader": seen.from_leader,
         "joint": seen.joint,
+        "election_timeout_s": seen.election_timeout_s,
+        "configured_election_timeout_s": seen.configured_election_timeout_s,
         "members": [_progress_plain(member, seen) for member in seen.members],
     }
 

@@ -13,7 +13,8 @@ from plasmacloud.cli.output import emit
 from plasmacloud.cli.settings import Settings, cluster_command
 
 if TYPE_CHECKING:
-    from plasmacloud.chainfire.recovery import Findings, Plan
+    from plasmacloud.chainfire.recovery import Findings, Plan, Survivor
+    from plasmacloud.cli.others import Other
 
 
 @click.command(
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option("--dry-run", is_flag=True, help="Only show what is there and what would be done.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Also while others answer, with which this member would be a majority.")
 @cluster_command
 def recover(
     settings: Settings,
@@ -45,13 +47,16 @@ def recover(
     listen_client: str,
     dry_run: bool,
     yes: bool,
+    force: bool,
 ) -> None:
     """Make the stopped member in --data-dir a new cluster of its own, with everything its log holds.
 
-    Only for a cluster whose majority is lost for good: while a majority can come back, start it instead. The new
-    cluster has a new id; members of the old one can never talk to it. Run it on ONE survivor: `--dry-run` on each of
-    them shows the last index, and the highest has the most. The old log and state stay aside until the next successful
-    start.
+    Only for a cluster whose majority is lost for good: while a majority can come back, start it instead. The other
+    members are asked first; when enough of them answer to be a majority with this one, nothing is done.
+
+    The new cluster has a new id; members of the old one can never talk to it. Run it on ONE survivor: `--dry-run` on
+    each of them shows the last index, and the highest has the most. The old log and state stay aside until the next
+    successful start.
     """
     from plasmacloud.chainfire.recovery import finish, grow_commands, open_survivor
 
@@ -61,21 +66,27 @@ def recover(
             return
         findings = survivor.findings
         plan = survivor.plan(name=name, peer=listen_peer)
+        others = [] if findings.alone_already else _ask_others(settings, survivor)
         commands = grow_commands(plan, data_dir, findings.vanish, listen_client)
         if settings.output == "table":
-            _show(findings, plan, dry_run)
+            _show(findings, plan, others, dry_run)
+        refusal = _majority_lives(survivor, others)
         if dry_run or findings.alone_already:
             if settings.output != "table":
-                emit(_plain(findings, plan, commands, done=False), settings.output)
+                emit(_plain(findings, plan, others, commands, done=False), settings.output)
             elif findings.alone_already:
                 errors.say("it is a cluster of its own already: nothing was changed; just start it", color="green")
+            elif refusal is not None:
+                errors.say(f"without --dry-run this would be refused: {refusal}", color="red")
             return
+        if refusal is not None and not force:
+            raise refusal
         if not yes:
             _ask(findings)
         outcome = survivor.build(plan)
     finish(data_dir)
     if settings.output != "table":
-        body = _plain(findings, plan, commands, done=True)
+        body = _plain(findings, plan, others, commands, done=True)
         body["kept_aside"] = list(outcome.kept_aside)
         body["index"], body["recovered_revision"] = outcome.index, outcome.revision
         emit(body, settings.output)
@@ -85,6 +96,27 @@ def recover(
     click.echo("\nStart it, then let the cluster grow, one member at a time:")
     for command in commands:
         click.echo(f"  {command}")
+
+
+def _ask_others(settings: Settings, survivor: "Survivor") -> "list[Other]":
+    from plasmacloud.cli.others import ask_others
+
+    own = survivor.owner.identity
+    members = sorted((m for m in survivor.members if m.id != own.member_id), key=lambda member: member.name)
+    return settings.run(lambda client: ask_others(client, members, own.cluster_id))
+
+
+def _majority_lives(survivor: "Survivor", others: "list[Other]") -> ConfigError | None:
+    """Why there is nothing to recover from, if so."""
+    alive = [other for other in others if other.alive]
+    if survivor.findings.alone_already or not alive or not survivor.could_lead_with([other.id for other in alive]):
+        return None
+    answering = ", ".join(sorted(other.name for other in alive))
+    return ConfigError(
+        f"the majority is not lost: {answering} answered, and with {survivor.owner.name} that is a majority",
+        hint=f"start {survivor.owner.name} as always, and the cluster serves again with everything it has; "
+        "if what answers is not of this cluster any more, repeat with --force",
+    )
 
 
 def _ask(findings: "Findings") -> None:
@@ -110,7 +142,7 @@ def _report_finished(settings: Settings, data_dir: Path) -> None:
     click.echo(f"A recovery that was cut short is finished: {owner.name} is cluster {owner.cluster_id} now.")
 
 
-def _show(findings: "Findings", plan: "Plan", dry_run: bool) -> None:
+def _show(findings: "Findings", plan: "Plan", others: "list[Other]", dry_run: bool) -> None:
     rows = [
         ("data directory", findings.data_dir),
         ("member", f"{findings.remains}, of cluster {findings.cluster_id}"),
@@ -119,6 +151,7 @@ def _show(findings: "Findings", plan: "Plan", dry_run: bool) -> None:
         ("revision there", f"{findings.revision} at index {findings.applied_index}, the log is applied on top"),
         ("log last written", findings.last_write),
         ("members that vanish", ", ".join(findings.vanish) or "none"),
+        *(("asked " + other.name, other.found) for other in others),
         (
             "new cluster",
             f"{plan.cluster.cluster_id:x}, member {plan.name} ({plan.identity.member_id:x}) at {plan.peer}",
@@ -152,13 +185,18 @@ def _warnings(findings: "Findings") -> list[str]:
     return lines
 
 
-def _plain(findings: "Findings", plan: "Plan", commands: list[str], *, done: bool) -> dict[str, Any]:
+def _plain(
+    findings: "Findings", plan: "Plan", others: "list[Other]", commands: list[str], *, done: bool
+) -> dict[str, Any]:
     from plasmacloud.chainfire.recovery import Findings
 
     return {
         "done": done,
         "found": {name: _value(getattr(findings, name)) for name in Findings.__struct_fields__},
         "warnings": _warnings(findings),
+        "others": [
+            {"id": f"{other.id:x}", "name": other.name, "alive": other.alive, "found": other.found} for other in others
+        ],
         "new_cluster": {
             "cluster_id": f"{plan.cluster.cluster_id:x}",
             "member_id": f"{plan.identity.member_id:x}",

@@ -2,12 +2,11 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import click
 
 from plasmacloud.base.errors import ConfigError
-from plasmacloud.base.units import parse_duration, parse_size
+from plasmacloud.cli.settings import Duration, Size
 
 _EPILOG = """\b
 Examples:
@@ -30,30 +29,6 @@ Examples:
 SIGTERM or Ctrl-C hands leadership over, finishes the requests under way and exits with 0.
 Exit status 6: the configuration or the data directory was refused. 7: the disk failed or its data is damaged.
 """
-
-
-class _Duration(click.ParamType[float]):
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        try:
-            return parse_duration(str(value))
-        except ConfigError as error:
-            self.fail(f"{error} ({error.hint})", param, ctx)
-
-
-class _Size(click.ParamType[int]):
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_size(str(value))
-        except ConfigError as error:
-            self.fail(f"{error} ({error.hint})", param, ctx)
 
 
 def _load_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
@@ -108,7 +83,7 @@ def _load_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
     help="Join the cluster that the member with this client address belongs to. May be repeated.",
 )
 @click.option(
-    "--join-timeout", type=_Duration(), default="60s", show_default=True, help="Give up joining after this long."
+    "--join-timeout", type=Duration(), default="60s", show_default=True, help="Give up joining after this long."
 )
 @click.option("--learner", is_flag=True, help="With --join: stay a learner until promoted by hand.")
 @click.option(
@@ -123,13 +98,13 @@ def _load_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 )
 @click.option(
     "--learner-deadline",
-    type=_Duration(),
+    type=Duration(),
     default="10m",
     show_default=True,
     help="A learner that has never come is removed after this long.",
 )
 @click.option(
-    "--dead-after", type=_Duration(), default="5m", show_default=True, help="Report a member silent for this long."
+    "--dead-after", type=Duration(), default="5m", show_default=True, help="Report a member silent for this long."
 )
 @click.option(
     "--dead-members",
@@ -140,7 +115,7 @@ def _load_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 )
 @click.option(
     "--snapshot-rate",
-    type=_Size(),
+    type=Size(),
     default="0B",
     show_default=True,
     help="Send snapshots to other members no faster than so many bytes a second (e.g. 50MiB); 0B: as fast as it goes.",
@@ -156,14 +131,14 @@ def _load_config(ctx: click.Context, _param: click.Parameter, path: Path | None)
 )
 @click.option(
     "--election-timeout",
-    type=_Duration(),
+    type=Duration(),
     default="300ms",
     show_default=True,
     help="A leader silent for this long (up to twice this long) is replaced.",
 )
 @click.option(
     "--heartbeat-interval",
-    type=_Duration(),
+    type=Duration(),
     default="50ms",
     show_default=True,
     help="Time between a leader's heartbeats.",

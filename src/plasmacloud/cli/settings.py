@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from plasmacloud.base.errors import ConfigError
-from plasmacloud.base.units import parse_duration
+from plasmacloud.base.units import parse_duration, parse_size
 from plasmacloud.cli import errors
 
 if TYPE_CHECKING:
@@ -90,6 +90,23 @@ class Duration(click.ParamType[float]):
         if seconds <= 0:
             self.fail(f"{value!r} is not longer than zero", param, ctx)
         return seconds
+
+
+class Size(click.ParamType[int]):
+    """A size with its unit, in bytes; ``0`` needs none."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes."""
+        if isinstance(value, int):
+            return value
+        if str(value).strip() == "0":
+            return 0
+        try:
+            return parse_size(str(value))
+        except ConfigError as error:
+            self.fail(f"{error}: {error.hint}", param, ctx)
 
 
 def root_options(command: Command) -> Command:

@@ -166,7 +166,8 @@ def _plain(info: "SnapshotInfo") -> dict[str, Any]:
 @snapshot.command(
     epilog=examples(
         "plasma chainfire snapshot restore backup.snapshot --name n1 --data-dir n1 \\",
-        "  --initial-cluster n1=10.0.0.1:2380,n2=10.0.0.2:2380,n3=10.0.0.3:2380 --cluster-token restored-1",
+        "  --initial-cluster n1=10.0.0.1:2380,n2=10.0.0.2:2380,n3=10.0.0.3:2380 --cluster-token restored-1 \\",
+        "  --bump-revision 1000000000",
     )
 )
 @click.argument("file", type=FILE)
@@ -188,6 +189,13 @@ def _plain(info: "SnapshotInfo") -> dict[str, Any]:
     required=True,
     help="A word never used before: it makes the new cluster another one than the old.",
 )
+@click.option(
+    "--bump-revision",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Begin N revisions above the snapshot's, with everything up to there compacted.",
+)
 @cluster_command
 def restore(
     settings: Settings,
@@ -197,11 +205,16 @@ def restore(
     listen_peer: str,
     initial_cluster: str,
     cluster_token: str,
+    bump_revision: int,
 ) -> None:
     """Make the data directory of one member of a NEW cluster that begins with the data in FILE.
 
     Run it with the same file and the same --initial-cluster and --cluster-token for each member; then start all of them
     with these flags. Members of the cluster that the snapshot is from cannot talk to the new one.
+
+    Clients that watch or cache the old cluster may have seen more revisions than the snapshot has, and the new cluster
+    would give them out again for other changes. With --bump-revision (say 1000000000, the same for each member) it
+    begins above all of them, and such clients are told that what they know is compacted and read everything anew.
     """
     from plasmacloud.base.address import parse_address
     from plasmacloud.chainfire.members import found_cluster
@@ -211,7 +224,7 @@ def restore(
     members = initial_cluster or f"{name}={peer}"
     cluster = found_cluster(members, cluster_token)
     own = cluster.member(name)
-    info = restore_member(file, data_dir, name=name, cluster=cluster)
+    info = restore_member(file, data_dir, name=name, cluster=cluster, bump_revision=bump_revision)
     command = (
         f"plasma chainfire serve --name {name} --data-dir {data_dir} --listen-peer {own.peer} "
         f"--initial-cluster {members} --cluster-token {cluster_token}"
@@ -220,7 +233,8 @@ def restore(
         "data_dir": str(data_dir),
         "cluster_id": hex_id(cluster.cluster_id),
         "member_id": hex_id(own.id),
-        **{key: value for key, value in _plain(info).items() if key in ("revision", "total_keys", "index", "term")},
+        **{key: value for key, value in _plain(info).items() if key in ("total_keys", "index", "term")},
+        "revision": _plain(info)["revision"] + bump_revision,
         "start": command,
     }
     if settings.output != "table":

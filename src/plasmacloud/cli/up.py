@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -35,6 +36,9 @@ from plasmacloud.cli.up_plan import (
 )
 from plasmacloud.client import Client, ClientError
 
+if TYPE_CHECKING:
+    from plasmacloud.cli.up_election import ElectionSide
+
 STOP_GRACE_S = 10.0
 WATCH_S = 0.1
 LOG_LINES = 5
@@ -47,6 +51,7 @@ class StartError(PlasmaError):
 @click.command(
     epilog=examples(
         "plasma up",
+        "plasma up --election                               # and leader election, on a PostgreSQL of its own",
         "plasma up --data-dir /var/lib/plasma --port-base 12379",
         "plasma up -o json > cluster.json &                 # for scripts: written when the cluster is ready",
     )
@@ -67,8 +72,14 @@ class StartError(PlasmaError):
 @click.option(
     "--ready-timeout", type=Duration(), default="30s", show_default=True, metavar="TIME", help="Time to become ready."
 )
+@click.option(
+    "--election",
+    "with_election",
+    is_flag=True,
+    help="Also start a PostgreSQL, kept in the data directory, and two election servers for `plasma ha` to ask.",
+)
 @cluster_command
-def up(settings: Settings, data_dir: Path, port_base: int | None, ready_timeout: float) -> None:
+def up(settings: Settings, data_dir: Path, port_base: int | None, ready_timeout: float, with_election: bool) -> None:
     """Start a three-node cluster on this machine and keep it running until Ctrl-C.
 
     The first run creates the data directory, later ones continue with it. A node that crashes is started again. To see
@@ -77,12 +88,19 @@ def up(settings: Settings, data_dir: Path, port_base: int | None, ready_timeout:
     with _only_one(data_dir):
         plan, existed = load_plan(data_dir, port_base)
         check_ports(plan, fixed=existed)
+        beside = _election_side(data_dir, port_base) if with_election else None
         if not existed:
             save_plan(plan, data_dir)
         say(f"{'continuing with' if existed else 'creating'} the cluster in {data_dir}")
-        supervisor = Supervisor(plan, data_dir, ready_timeout_s=ready_timeout, output=settings.output)
+        supervisor = Supervisor(plan, data_dir, ready_timeout_s=ready_timeout, output=settings.output, beside=beside)
         code = asyncio.run(supervisor.run())
     click.get_current_context().exit(code)
+
+
+def _election_side(data_dir: Path, port_base: int | None) -> "ElectionSide":
+    from plasmacloud.cli.up_election import ElectionSide
+
+    return ElectionSide(data_dir, port_base)
 
 
 @contextmanager
@@ -136,9 +154,17 @@ class Supervisor:
     """Runs the nodes of one plan until a signal says stop."""
 
     def __init__(
-        self, plan: Plan, data_dir: Path, *, ready_timeout_s: float, output: str, argv: Argv = serve_argv
+        self,
+        plan: Plan,
+        data_dir: Path,
+        *,
+        ready_timeout_s: float,
+        output: str,
+        argv: Argv = serve_argv,
+        beside: "ElectionSide | None" = None,
     ) -> None:
         self._plan = plan
+        self._beside = beside
         self._data_dir = data_dir
         self._ready_timeout_s = ready_timeout_s
         self._output = output
@@ -165,13 +191,15 @@ class Supervisor:
                 for node in self._nodes:
                     self._start(node, client)
                 watch = asyncio.create_task(self._watch(client))
-                if await self._become_ready():
+                if await self._become_ready() and await self._beside_is_ready():
                     self._announce()
                     await self._stop.wait()
             finally:
                 if watch is not None:
                     watch.cancel()
                     await asyncio.wait({watch})
+                if self._beside is not None:
+                    await self._beside.stop()
                 await self._stop_all()
         return self._exit_code
 
@@ -179,6 +207,8 @@ class Supervisor:
         if self._stop.is_set():
             for node in self._nodes:  # asked twice: no more patience
                 node.process.kill()
+            if self._beside is not None:
+                self._beside.kill()
         self._stop.set()
 
     def _start(self, node: _Node, client: Client) -> None:
@@ -221,6 +251,23 @@ class Supervisor:
                 return False
         return True
 
+    async def _beside_is_ready(self) -> bool:
+        """Start what runs beside the nodes. False: told to stop meanwhile."""
+        if self._beside is None:
+            return True
+        starting = asyncio.create_task(self._beside.start(self._ready_timeout_s))
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                return False
+            await starting  # raises what went wrong
+            return True
+        finally:
+            for task in (starting, stopping):
+                task.cancel()
+            await asyncio.wait({starting, stopping})
+
     async def _stopped_within(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
@@ -243,13 +290,18 @@ class Supervisor:
         endpoints = ",".join(self._plan.endpoints)
         if self._output == "table":
             table(["NODE", "CLIENTS", "PEERS", "PID", "LOG"], [list(node.values()) for node in nodes])
+            if self._beside is not None:
+                self._beside.show()
         else:
-            emit({"endpoints": endpoints, "data_dir": str(self._data_dir), "nodes": nodes}, self._output)
+            told = {"endpoints": endpoints, "data_dir": str(self._data_dir), "nodes": nodes}
+            emit(told if self._beside is None else told | {"election": self._beside.facts()}, self._output)
         sys.stdout.flush()
         say("\nThe cluster is ready. Try, in another terminal:")
         say(f"  export PLASMA_ENDPOINTS={endpoints}")
         say("  plasma kv put greeting hello")
         say("  plasma chainfire status")
+        if self._beside is not None:
+            self._beside.suggest()
         say("Ctrl-C stops it; the data stays.")
 
     async def _watch(self, client: Client) -> None:

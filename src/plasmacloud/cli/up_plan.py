@@ -94,18 +94,23 @@ def check_ports(plan: Plan, *, fixed: bool) -> None:
     """Raise `ConfigError` when a port is taken. ``fixed``: the cluster exists, so other ports are no way out."""
     for node in plan.nodes:
         for port in (node.client_port, node.peer_port):
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((HOST, port))
-                except OSError as error:
-                    what = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
-                    raise ConfigError(
-                        f"port {port}, which node {node.name} needs, {what}",
-                        hint="stop what uses it, or start another cluster with --data-dir and --port-base"
-                        if fixed
-                        else "choose other ports, for instance with --port-base 12379",
-                    ) from error
+            check_port(port, f"node {node.name}", fixed=fixed)
+
+
+def check_port(port: int, who: str, *, fixed: bool) -> None:
+    """As `check_ports`, for one of them. ``who`` needs it, for the message."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            what = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+            raise ConfigError(
+                f"port {port}, which {who} needs, {what}",
+                hint="stop what uses it, or start another cluster with --data-dir and --port-base"
+                if fixed
+                else "choose other ports, for instance with --port-base 12379",
+            ) from error
 
 
 class Ending(Enum):

@@ -181,7 +181,8 @@ class MemberProgress(msgspec.Struct, frozen=True):
 class ClusterView(msgspec.Struct, frozen=True):
     """A ChainFire cluster as one member sees it. ``from_leader``: that member leads, so the progress is known.
 
-    ``founding``: opaque; a new member starts from it.
+    ``founding``: opaque; a new member starts from it. ``election_timeout_s`` of the member that answers is above
+    ``configured_election_timeout_s`` while its network or disk is slow; both are 0 if it does not tell.
     """
 
     cluster_id: int
@@ -194,6 +195,8 @@ class ClusterView(msgspec.Struct, frozen=True):
     joint: bool
     members: tuple[MemberProgress, ...]
     founding: bytes
+    election_timeout_s: float = 0.0
+    configured_election_timeout_s: float = 0.0
 
 
 class AlarmKind(Enum):
@@ -295,6 +298,8 @@ def cluster_view(message: admin_pb2.MembersResponse) -> ClusterView:
         joint=message.joint,
         members=tuple(map(member_progress, message.members)),
         founding=message.founding,
+        election_timeout_s=message.election_timeout_ms / 1000,
+        configured_election_timeout_s=message.configured_election_timeout_ms / 1000,
     )
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.election.candidate import OpenSession, SessionCandidate
-from plasmacloud.election.leadership import OnChange
+from plasmacloud.election.leadership import OnChange, OnKeepalive
 from plasmacloud.election.timers import Timers
 
 DEFAULT_ELECTION = "default"
@@ -23,6 +23,7 @@ def open_backend(
     election: str = DEFAULT_ELECTION,
     timers: Timers | None = None,
     on_change: OnChange | None = None,
+    on_keepalive: OnKeepalive | None = None,
 ) -> SessionCandidate:
     """A candidate of that election, not yet running. Nothing is connected before `Candidate.run`.
 
@@ -37,7 +38,7 @@ def open_backend(
 
         place = PostgresPlace(url, election=election, node_id=node_id, timers=timers)
         opening = partial(PostgresSession, place)
-        return SessionCandidate(opening, node_id=node_id, timers=timers, on_change=on_change)
+        return SessionCandidate(opening, node_id=node_id, timers=timers, on_change=on_change, on_keepalive=on_keepalive)
     if url.startswith(ETCD_SCHEME):
         from plasmacloud.election.etcd_session import EtcdPlace, EtcdSession
 
@@ -45,7 +46,7 @@ def open_backend(
             timers = msgspec.structs.replace(timers, campaign=min(ETCD_CAMPAIGN_S, timers.demote_after / 2))
         store = EtcdPlace(url, election=election, node_id=node_id, timers=timers)
         opening = partial(EtcdSession, store)
-        return SessionCandidate(opening, node_id=node_id, timers=timers, on_change=on_change)
+        return SessionCandidate(opening, node_id=node_id, timers=timers, on_change=on_change, on_keepalive=on_keepalive)
     raise ConfigError(
         f"{url.partition('://')[0]!r} is no store that elections can be held in",
         hint="write postgres://user@host:5432/database, or etcd://host:2379,host:2379",

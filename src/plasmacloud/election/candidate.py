@@ -15,7 +15,7 @@ from plasmacloud.base.errors import PlasmaError
 from plasmacloud.base.logging import get_logger
 from plasmacloud.election.elector import Action, Elector, Signal, State
 from plasmacloud.election.errors import ElectionRefused, ElectionUnavailable
-from plasmacloud.election.leadership import Epoch, Leadership, OnChange, Role
+from plasmacloud.election.leadership import Epoch, Leadership, OnChange, OnKeepalive, Role
 from plasmacloud.election.timers import Timers
 
 _log = get_logger("election")
@@ -89,12 +89,14 @@ class SessionCandidate:
         node_id: str,
         timers: Timers,
         on_change: OnChange | None = None,
+        on_keepalive: OnKeepalive | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self.node_id = node_id
         self.timers = timers
         self._open_session = open_session
         self._on_change = on_change
+        self._on_keepalive = on_keepalive
         self._elector = Elector(timers, rng or random.Random())
         self._session: Session | None = None
         self._sighting = Sighting("", None)
@@ -293,8 +295,11 @@ class SessionCandidate:
                 self._succeeded()
             self._feed(Signal.GRANTED if granted else Signal.DENIED, session=number)
         elif action is Action.KEEPALIVE:
+            sent_at = time.monotonic()
             await session.keepalive()
             self._feed(Signal.ACKED, session=number)
+            if self._on_keepalive is not None:
+                self._on_keepalive(time.monotonic() - sent_at)
         elif action is Action.RAISE_EPOCH:
             epoch = await session.raise_epoch()
             self._succeeded()

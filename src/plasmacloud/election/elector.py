@@ -6,8 +6,8 @@ illegal: it raises, and nothing has changed.
 
 Why two nodes do not lead at once, as long as clocks run at about the same rate:
 
-1. Whoever leads was granted the lock, and the server takes it back only when the session ends, or has been silent for
-   ``session_timeout`` since the last request was *done*.
+1. Whoever leads was granted the lock, and the server takes it back only when the session ends, which the leader is
+   told at once, or has been silent for ``session_timeout`` since the last request was *done*.
 2. The leader counts ``demote_after``, which is shorter, from when it *sent* the last request that was answered. That is
    never later than when the request was done, so its time is over first. The clock is looked at whenever anybody asks
    who leads; no timer and no answer has to arrive for that.
@@ -15,7 +15,8 @@ Why two nodes do not lead at once, as long as clocks run at about the same rate:
    its time is over, however promising the answers are that waited in its sockets; and since the session is given up
    with that step, the answers belong to the past, and are dropped.
 
-A standstill between looking at the clock and acting on it is beyond this argument. That is the fence's part.
+A standstill between looking at the clock and acting on it is beyond this argument, and so is a session that the server
+ends before its time while the leader cannot hear it. These are the fence's part.
 """
 
 import random

@@ -17,8 +17,10 @@ from plasmacloud.election.leadership import Epoch
 from plasmacloud.election.lock_key import lock_halves, lock_key
 from plasmacloud.election.postgres_errors import pooler_in_the_way
 
-FAIR_AFTER_S = 0.1
-"""So long the row is waited for in the ordinary way, in which any number of guarded writes may go before."""
+FAIR_AFTER_S = 0.03
+"""So long the row is waited for in the ordinary way, in which any number of guarded writes may go before.
+
+It is the ``lock_timeout`` of the session that raises epochs."""
 
 _TAKE_ROW = "SELECT timeline, epoch, holder_id FROM leadership_state WHERE election = $1 FOR UPDATE"
 _HOLDS = """
@@ -34,7 +36,8 @@ _RAISE = """
         UPDATE leader_epochs SET resigned_at = clock_timestamp(), notes = concat_ws('; ', nullif(notes, ''), $6::text)
         WHERE election = $1 AND resigned_at IS NULL
     ), opened AS (
-        INSERT INTO leader_epochs (election, epoch, timeline, holder_id) VALUES ($1, $2, $3, $4)
+        INSERT INTO leader_epochs (election, epoch, timeline, holder_id)
+        SELECT $1, $2, $3, $4 FROM leadership_state WHERE election = $1
     ), told AS (
         SELECT pg_notify($7::text, $4::text)
     )
@@ -72,6 +75,8 @@ async def raise_epoch(connection: Any, election: str, holder_id: str, lock_pid: 
     Raises `EpochUncertain` when a warning came with the commit, `ElectionUnavailable` when the lock is gone, and
     whatever asyncpg raises. How long the commit itself may take is the caller's business.
     """
+    from asyncpg.exceptions import LockNotAvailableError
+
     warnings: list[str] = []
 
     def note(_connection: Any, message: Any) -> None:
@@ -80,14 +85,10 @@ async def raise_epoch(connection: Any, election: str, holder_id: str, lock_pid: 
 
     connection.add_log_listener(note)
     try:
-        async with connection.transaction(isolation="read_committed"):
-            row = await _take_row(connection, election, timeout_s)
-            epoch = await _next_epoch(connection, election, row["epoch"], lock_pid)
-            before = row["holder_id"]
-            ended = f"superseded by {holder_id}" if before != holder_id else "superseded by a later epoch of its own"
-            await connection.execute(
-                _RAISE, election, epoch.number, epoch.timeline, holder_id, lock_pid, ended, channel(election)
-            )
+        try:
+            epoch = await _raise_in_a_transaction(connection, election, holder_id, lock_pid)
+        except LockNotAvailableError:
+            epoch = await _raise_in_a_transaction(connection, election, holder_id, lock_pid, patience_s=timeout_s)
     finally:
         connection.remove_log_listener(note)
     if warnings:
@@ -116,26 +117,37 @@ async def look(connection: Any, election: str) -> tuple[str, Epoch | None]:
     return row["holder_id"] if row["held"] else "", Epoch(row["timeline"], row["epoch"])
 
 
-async def _take_row(connection: Any, election: str, timeout_s: float) -> Any:
-    """The election's row, for this transaction alone.
+async def _raise_in_a_transaction(
+    connection: Any, election: str, holder_id: str, lock_pid: int, *, patience_s: float | None = None
+) -> Epoch:
+    """``patience_s``: wait in order, for so long.
 
     Guarded writes share the row and do not queue behind whoever wants it alone: a crowd of them that does not know yet
-    that its epoch is over could keep it for ever. Locks of the table are handed out in order, so after a moment the
-    table is locked, behind which new guarded writes have to wait.
+    that its epoch is over could keep it for ever. Locks of the table are handed out in order, so whoever did not get
+    the row in the first attempt locks the table, behind which new guarded writes have to wait.
     """
-    from asyncpg.exceptions import LockNotAvailableError
-
-    try:
-        async with connection.transaction():
-            await connection.execute(f"SET LOCAL lock_timeout = {round(FAIR_AFTER_S * 1000)}")
-            row = await connection.fetchrow(_TAKE_ROW, election)
-    except LockNotAvailableError:
-        await connection.execute(f"SET LOCAL lock_timeout = {round(timeout_s * 1000)}")
-        await connection.execute("LOCK TABLE leadership_state IN EXCLUSIVE MODE")
+    async with connection.transaction(isolation="read_committed"):
+        if patience_s is not None:
+            await connection.execute(
+                f"SET LOCAL lock_timeout = {round(patience_s * 1000)}; LOCK TABLE leadership_state IN EXCLUSIVE MODE"
+            )
         row = await connection.fetchrow(_TAKE_ROW, election)
-    if row is None:
-        raise ElectionUnavailable(f"the election {election!r} has no row in leadership_state")
-    return row
+        if row is None:
+            raise ElectionUnavailable(f"the election {election!r} has no row in leadership_state")
+        epoch = await _next_epoch(connection, election, row["epoch"], lock_pid)
+        before = row["holder_id"]
+        ended = f"superseded by {holder_id}" if before != holder_id else "superseded by a later epoch of its own"
+        await connection.execute(
+            _RAISE, election, epoch.number, epoch.timeline, holder_id, lock_pid, ended, channel(election)
+        )
+    return epoch
+
+
+async def warm_up(connection: Any) -> None:
+    """Have the statements of `raise_epoch` parsed ahead, on an election that does not exist."""
+    await connection.fetchrow(_TAKE_ROW, "")
+    await connection.fetchrow(_HOLDS, 0, 0, 0)
+    await connection.execute(_RAISE, "", 0, 0, "", 0, "", channel(""))
 
 
 async def _next_epoch(connection: Any, election: str, number: int, lock_pid: int) -> Epoch:

@@ -59,6 +59,10 @@ class PoolerInTheWay(ElectionRefused):
     """Statements of one session reach different server sessions: a lock taken through it protects nothing."""
 
 
+class DuplicateNode(ElectionRefused):
+    """Another server takes part in the election under the same name, and came first."""
+
+
 class NoLeases(ElectionRefused):
     """The key-value store does not offer leases."""
 

@@ -39,6 +39,12 @@ class Metrics:
             name + "leaders_seen", "Changes of the leader that this node heard of", registry=registry
         )
         self.failovers = Counter(name + "failovers_triggered", "Ordered failovers", ["outcome"], registry=registry)
+        self.keepalive_s = Histogram(
+            name + "keepalive_seconds",
+            "Answered keepalives of the session that holds the lock",
+            registry=registry,
+            buckets=_FAST_S,
+        )
         self.failover_s = Histogram(
             name + "failover_seconds",
             "From the order to the new epoch",

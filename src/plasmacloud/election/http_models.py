@@ -12,7 +12,10 @@ Reason = Annotated[str, Meta(description="Why; others read it in the audit.")]
 
 
 class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What one node says of itself. ``epoch`` is that of the leader it knows; ``backend`` has no password in it."""
+    """What one node says of itself. ``epoch`` is that of the leader it knows; ``backend`` has no password in it.
+
+    ``instance`` is new with each start of the process: two of them under one ``node_id`` are two servers.
+    """
 
     node_id: str
     role: str
@@ -27,6 +30,7 @@ class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     uptime_s: float
     version: str
     url: str
+    instance: str
     held: str | None = None
 
 

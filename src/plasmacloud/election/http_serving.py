@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 import socket
-import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from plasmacloud.base.address import Address
 from plasmacloud.base.errors import ConfigError
+from plasmacloud.base.tls import ServerTls, TlsFiles
 from plasmacloud.election.http_auth import PEER_SCOPE_KEY
 from plasmacloud.election.server_config import ServerConfig
 
@@ -40,7 +40,7 @@ def bind(address: Address) -> socket.socket:
     except OSError as error:
         sock.close()
         hint = (
-            "another process listens there" if error.errno == errno.EADDRINUSE else "it is an address of this machine?"
+            "another process listens there" if error.errno == errno.EADDRINUSE else "is it an address of this machine?"
         )
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise ConfigError(f"cannot listen on {address}: {why}", hint=hint) from None
@@ -65,10 +65,19 @@ class PeerCertificateProtocol(H11Protocol):
         self.app = with_certificate
 
 
+def server_tls(config: ServerConfig) -> ServerTls | None:
+    """What the socket needs, with files that are looked at again before each handshake. Raises `ConfigError`."""
+    if config.tls_cert is None:
+        return None
+    files = TlsFiles(config.tls_cert, config.tls_key, config.client_ca)
+    return ServerTls(files, ask_client=config.client_ca is not None, protocols=("http/1.1",))
+
+
 class HttpServer(uvicorn.Server):
     """Serves one application on one socket until `stop`."""
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
+        tls = server_tls(config)
         for name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
             logging.getLogger(name).disabled = True
         super().__init__(
@@ -84,10 +93,7 @@ class HttpServer(uvicorn.Server):
                 timeout_keep_alive=30,
                 timeout_graceful_shutdown=DRAIN_S,
                 limit_concurrency=_MAX_CONNECTIONS,
-                ssl_certfile=config.tls_cert,
-                ssl_keyfile=str(config.tls_key) if config.tls_key else None,
-                ssl_ca_certs=str(config.client_ca) if config.client_ca else None,
-                ssl_cert_reqs=ssl.CERT_OPTIONAL if config.client_ca else ssl.CERT_NONE,
+                ssl_context_factory=None if tls is None else lambda *_: tls.context,
             )
         )
 

@@ -66,6 +66,9 @@ class Leadership(msgspec.Struct, frozen=True, kw_only=True):
 OnChange = Callable[[Leadership], None]
 """Called on the event loop, at once and before anything else happens, whenever role, leader or epoch change."""
 
+OnKeepalive = Callable[[float], None]
+"""Called on the event loop with the seconds that each answered keepalive took; for counters, and must not raise."""
+
 
 class Candidate(Protocol):
     """One node that contends in one election."""

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from plasmacloud.election.errors import (
     AccessDenied,
     ElectionError,
+    ElectionRefused,
     ElectionUnavailable,
     MissingDatabase,
     MissingPrivileges,
@@ -56,6 +57,11 @@ def pooler_in_the_way(what: str) -> PoolerInTheWay:
     return PoolerInTheWay(f"a connection pooler is in the way: {what}", hint=_POOLER_HINT)
 
 
+def unreadable_url(where: str, error: Exception) -> ElectionRefused:
+    """The error for a URL, or a file that it names, of which no connection can be made."""
+    return ElectionRefused(f"{where}: {error}", hint="write postgres://user@host:5432/database")
+
+
 def diagnose(error: BaseException, where: str) -> ElectionError:
     """The election's error for anything that talking to PostgreSQL raised. ``where``: the server, without secrets."""
     from asyncpg import exceptions
@@ -66,6 +72,8 @@ def diagnose(error: BaseException, where: str) -> ElectionError:
         return pooler_in_the_way(str(error))
     if isinstance(error, exceptions.PostgresError):
         meaning = MEANINGS.get(error.sqlstate or "", Meaning(ElectionUnavailable))
+        if meaning.kind is PoolerInTheWay:  # asyncpg's own advice follows, which would only hide the sharing
+            return pooler_in_the_way(str(error).partition("\n")[0])
         return meaning.kind(f"{where}: {error}", hint=meaning.hint)
     if isinstance(error, exceptions.TargetServerAttributeNotMatched):
         return NotPrimary(f"{where}: none of the servers is a primary", hint=MEANINGS["25006"].hint)

@@ -17,12 +17,13 @@ from typing import Any, TypeVar
 
 from plasmacloud.base.logging import get_logger
 from plasmacloud.election.candidate import Listener, Sighting
-from plasmacloud.election.epochs import channel, close_epoch, look, raise_epoch
+from plasmacloud.election.epochs import FAIR_AFTER_S, channel, close_epoch, look, raise_epoch, warm_up
 from plasmacloud.election.errors import ElectionError, ElectionUnavailable, ServerTooOld
 from plasmacloud.election.leadership import Epoch
 from plasmacloud.election.lock_key import lock_key
-from plasmacloud.election.postgres_errors import describe_url, diagnose, pooler_in_the_way
+from plasmacloud.election.postgres_errors import describe_url, diagnose, pooler_in_the_way, unreadable_url
 from plasmacloud.election.schema import ensure_schema
+from plasmacloud.election.session_names import session_name
 from plasmacloud.election.timers import Timers
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class PostgresPlace:
         return {
             "idle_session_timeout": _ms(10 * timers.session_timeout),
             "idle_in_transaction_session_timeout": _ms(timers.session_timeout),
-            "lock_timeout": _ms(timers.epoch_timeout),
+            "lock_timeout": _ms(FAIR_AFTER_S),
             **_COMMON,
         }
 
@@ -101,6 +102,7 @@ class PostgresSession:
         if not self._place.schema_ready:
             await self._translated(lambda: ensure_schema(self._state, self._place.election))
             self._place.schema_ready = True
+        await self._translated(lambda: warm_up(self._state))
         self._observer = asyncio.get_running_loop().create_task(self._observe())
 
     async def ask(self) -> bool:
@@ -182,18 +184,21 @@ class PostgresSession:
         import asyncpg
 
         place = self._place
-        connection = await asyncpg.connect(
-            place.url,
-            timeout=place.timers.connect_timeout,
-            target_session_attrs="primary",
-            server_settings={"application_name": f"election {what} {place.election} {place.node_id}"[:63]},
-        )
         try:
-            version = connection.get_server_version()
-            if version.major < OLDEST_MAJOR:
+            connection = await asyncpg.connect(
+                place.url,
+                timeout=place.timers.connect_timeout,
+                target_session_attrs="primary",
+                server_settings={"application_name": session_name(what, place.election, place.node_id)},
+            )
+        except ValueError as error:  # asyncpg's own complaints about the URL are such errors, too
+            raise unreadable_url(place.name, error) from error
+        try:
+            if connection.get_server_version().major < OLDEST_MAJOR:
+                version = connection.get_settings().server_version
                 raise ServerTooOld(
-                    f"{place.name} is PostgreSQL {version.major}.{version.minor}; an election needs {OLDEST_MAJOR} or "
-                    "later, which ends the session of a frozen leader",
+                    f"{place.name} is PostgreSQL {version}; an election needs {OLDEST_MAJOR} or later, "
+                    "which ends the session of a frozen leader",
                     hint="upgrade the server, or hold the election in etcd",
                 )
             mark = secrets.token_hex(8)
@@ -208,12 +213,16 @@ class PostgresSession:
         """Refuse a pooler that shares server sessions between clients.
 
         It hands the same server session to whoever asks next, and mixes up their settings; so either both connections
-        find themselves in one server process, or one does not find its own mark.
+        find themselves in one server process, or one does not find itself where it was. Asked in turn, and in another
+        order, since a pooler may hand its sessions out in a circle.
         """
-        other = await self._state.fetchrow(_WHO)
-        self._check_identity(await self._lock.fetchrow(_WHO))
-        if other["pid"] == self._lock_pid:
+        seen = [await connection.fetchrow(_WHO) for connection in (self._state, self._lock, self._lock, self._state)]
+        self._check_identity(seen[1])
+        self._check_identity(seen[2])
+        if self._lock_pid in (seen[0]["pid"], seen[3]["pid"]):
             raise pooler_in_the_way(f"two connections are served by one server process, {self._lock_pid}")
+        if seen[0] != seen[3]:
+            raise pooler_in_the_way(f"the session moved from server process {seen[0]['pid']} to {seen[3]['pid']}")
 
     def _check_identity(self, seen: Any) -> None:
         if seen["pid"] != self._lock_pid:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from plasmacloud.client import Client, ClientError
-from plasmacloud.election.contenders import Contender
+from plasmacloud.election.contenders import STOPPED, Contender, Run
 from plasmacloud.election.etcd_keys import PREFIX
 from plasmacloud.election.quorum import Observation
 from plasmacloud.election.quorum_watch import QuorumWatch, WatchConfig
@@ -24,6 +24,8 @@ class _Row(msgspec.Struct, frozen=True):
     url: str
     role: str
     epoch: str
+    instance: str = ""
+    joined: int = 0
 
 
 def contenders_prefix(election: str) -> str:
@@ -45,7 +47,7 @@ class EtcdWatch(QuorumWatch):
             async with asyncio.timeout(self.config.timeout_s):
                 client = self._open()
                 began_s = time.monotonic()
-                await self._beat(client, self._leadership().role.value)
+                await self._beat(client, self.role())
                 write_ms = (time.monotonic() - began_s) * 1000
         except TimeoutError:
             return Observation(sent_s, silence=f"no answer within {self.config.timeout_s:g} s")
@@ -76,7 +78,8 @@ class EtcdWatch(QuorumWatch):
         """Write into this server's key that it has left, if that can be done quickly."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(self.config.timeout_s):
-                await self._beat(self._open(), "stopped")
+                if self.presence.twin is None:  # else the key is the other one's, too, which stays
+                    await self._beat(self._open(), STOPPED)
                 await self._open().close()
 
     def _open(self) -> Client:
@@ -87,5 +90,14 @@ class EtcdWatch(QuorumWatch):
 
     async def _beat(self, client: Client, role: str) -> None:
         config, epoch = self.config, self._leadership().epoch
-        row = _Row(config.node_id, config.advertise, role, str(epoch) if epoch is not None else "")
-        await client.put(contenders_prefix(config.election) + config.node_id, msgspec.json.encode(row))
+        own = self.presence
+        shown = str(epoch) if epoch is not None else ""
+        row = _Row(config.node_id, config.advertise, role, shown, own.instance, own.joined)
+        key = contenders_prefix(config.election) + config.node_id
+        written = await client.put(key, msgspec.json.encode(row), prev_kv=True)
+        before = None
+        if written.prev_kv is not None:
+            with contextlib.suppress(msgspec.DecodeError):
+                found = msgspec.json.decode(written.prev_kv.value, type=_Row)
+                before = Run(found.instance, found.url, found.joined)
+        own.wrote(before, joined=own.joined or written.header.revision)

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from plasmacloud.base.logging import get_logger
-from plasmacloud.election.contenders import BEAT_SQL, ensure_contender_schema, list_contenders, read_hold
+from plasmacloud.election.contenders import BEAT_SQL, STOPPED, Run, ensure_contender_schema, list_contenders, read_hold
 from plasmacloud.election.errors import ElectionError
 from plasmacloud.election.quorum import Observation, Replica
 from plasmacloud.election.quorum_watch import QuorumWatch, WatchConfig
@@ -81,7 +81,7 @@ class PostgresWatch(QuorumWatch):
                     return self._refused(sent_s, "the server is read-only", readable=True)
                 replicas, hidden = await self._read_replicas()
                 began_s = time.monotonic()
-                await self._beat(self._leadership().role.value)
+                await self._beat(self.role())
                 write_ms = (time.monotonic() - began_s) * 1000
         except TimeoutError:
             self._abandon()
@@ -127,10 +127,12 @@ class PostgresWatch(QuorumWatch):
 
     async def farewell(self) -> None:
         """Write into this server's row that it has left, if that can be done quickly."""
+        if self.presence.twin is not None:
+            return  # the row is the other one's, too, which stays
         with contextlib.suppress(Exception):
             async with asyncio.timeout(self.config.timeout_s):
                 await self._connect()
-                await self._beat("stopped")
+                await self._beat(STOPPED)
                 await self._connection.close()
 
     def close(self) -> None:
@@ -180,7 +182,12 @@ class PostgresWatch(QuorumWatch):
     async def _beat(self, role: str) -> None:
         config, epoch = self.config, self._leadership().epoch
         shown = str(epoch) if epoch is not None else ""
-        await self._connection.execute(BEAT_SQL, config.election, config.node_id, config.advertise, role, shown)
+        own = self.presence
+        row = await self._connection.fetchrow(
+            BEAT_SQL, config.election, config.node_id, config.advertise, role, shown, own.instance, own.joined
+        )
+        before = Run(row["instance"], row["url"], row["joined"]) if row["instance"] is not None else None
+        own.wrote(before, joined=row["own"])
 
     async def note_down(self) -> None:
         """What is only worth doing while writes are taken: hear of the others, and write down what happened."""

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 import msgspec
 
 from plasmacloud.base.logging import get_logger
-from plasmacloud.election.contenders import Contender, Hold
-from plasmacloud.election.leadership import Leadership
+from plasmacloud.election.contenders import STANDS_BACK, Contender, Hold, Presence
+from plasmacloud.election.errors import DuplicateNode
+from plasmacloud.election.leadership import Leadership, Role
 from plasmacloud.election.quorum import Change, Health, Judge, Limits, Observation
 
 _KEPT = 256
@@ -63,6 +64,10 @@ class QuorumWatch:
         self.hold: Hold | None = None
         self.checked_at: datetime | None = None
         self.timeline = 0
+        self.presence = Presence()
+        self.stands_back_until_s = 0.0
+        self._warned_of = ""
+        self._looked = asyncio.Event()
         self._leadership = leadership
         self._on_probe = on_probe
         self._on_change = on_change
@@ -73,17 +78,29 @@ class QuorumWatch:
         """How many transitions wait for the database."""
         return len(self._unwritten)
 
+    def role(self) -> str:
+        """What this server's row says of it."""
+        role = self._leadership().role
+        standing_back = role is Role.FOLLOWER and time.monotonic() < self.stands_back_until_s
+        return STANDS_BACK if standing_back else role.value
+
     async def run(self) -> None:
-        """Probe every interval, until cancelled."""
+        """Probe every interval, until cancelled. Raises `DuplicateNode` when another server had this name before."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._expire())
-                while True:
+                expiring = group.create_task(self._expire())
+                while not self.presence.must_leave:
                     began = time.monotonic()
                     await self.probe()
                     await asyncio.sleep(max(0.0, began + self.config.interval_s - time.monotonic()))
+                expiring.cancel()
         finally:
             self.close()
+        assert self.presence.twin is not None
+        raise DuplicateNode(
+            f"another server takes part in the election as {self.config.node_id!r}: {self.presence.twin.url}",
+            hint="every server needs an --id of its own",
+        )
 
     async def probe(self) -> None:
         """One probe, judged. Raises nothing that the database does to it; takes its deadline at most."""
@@ -94,8 +111,15 @@ class QuorumWatch:
         self.timeline = seen.timeline or self.timeline
         self._on_probe(seen, now_s - sent_s)
         self._announce(self.judge.observe(seen, now_s))
+        self._warn_of_twin()
         if self.judge.verdict.write_ready:
             await self.note_down()
+        self._looked.set()
+        self._looked = asyncio.Event()
+
+    async def next_look(self) -> None:
+        """Wait for the end of the next probe."""
+        await self._looked.wait()
 
     async def observe(self, sent_s: float) -> Observation:
         """One look at the store, and one write. Raises nothing, and ends within its deadlines."""
@@ -109,6 +133,12 @@ class QuorumWatch:
 
     def close(self) -> None:
         """Drop what is open, without waiting for anything."""
+
+    def _warn_of_twin(self) -> None:
+        twin = self.presence.twin
+        if twin is not None and twin.instance != self._warned_of:
+            self._warned_of = twin.instance
+            log.warning("another server has the same id", node=self.config.node_id, url=twin.url)
 
     async def _expire(self) -> None:
         """Tell the judge the time, whatever the probe under way is doing."""

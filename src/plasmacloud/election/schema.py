@@ -101,7 +101,25 @@ _NEEDS = (
     ("quorum_transitions", "SELECT, INSERT"),
     ("ha_probe", "SELECT, INSERT, UPDATE"),
 )
+_CONTENDER_NEEDS = (
+    ("election_schema", "SELECT"),
+    ("election_contenders", "SELECT, INSERT, UPDATE"),
+    ("election_holds", "SELECT, INSERT, UPDATE, DELETE"),
+)
 _CREATION_KEY = lock_key("election schema")
+
+
+def administrators_sql(role: str) -> str:
+    """What an administrator runs once, so that servers and candidates need no right to make anything.
+
+    ``role``: theirs; it gets the least that they can do with. ``pg_monitor`` is not among it: only whoever counts
+    replicas (``--min-sync-replicas``) needs that.
+    """
+    from plasmacloud.election import contenders
+
+    name = '"' + role.replace('"', '""') + '"'
+    grants = "".join(f"GRANT {rights} ON {table} TO {name};\n" for table, rights in (*_NEEDS, *_CONTENDER_NEEDS))
+    return f"BEGIN;\n{DDL}\n{contenders.DDL}\n{grants}COMMIT;\n"
 
 
 async def ensure_schema(connection: Any, election: str) -> None:
@@ -155,6 +173,6 @@ async def _check_privileges(connection: Any) -> None:
 def _missing(what: str) -> MissingPrivileges:
     return MissingPrivileges(
         f"the role may not do what an election needs: {what}",
-        hint="let the role create tables once (GRANT CREATE ON SCHEMA public TO …), or have an administrator make them "
-        "and GRANT SELECT, INSERT, UPDATE on them to the role",
+        hint="let the role create tables once (GRANT CREATE ON SCHEMA public TO …), or have an administrator run what "
+        "`plasma election schema --role ROLE` prints",
     )

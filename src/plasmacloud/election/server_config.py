@@ -1,13 +1,13 @@
 """What one election server is told: checked once, before anything is opened."""
 
 import ipaddress
-import ssl
 from pathlib import Path
 
 import msgspec
 
 from plasmacloud.base.address import Address, parse_address
 from plasmacloud.base.errors import ConfigError
+from plasmacloud.base.tls import ServerTls, TlsFiles
 from plasmacloud.election.backend import DEFAULT_ELECTION, ETCD_SCHEME, POSTGRES_SCHEMES
 from plasmacloud.election.hooks import DEFAULT_TIMEOUT_S, Hook, HookEvent, parse_hook
 from plasmacloud.election.http_client import parse_url
@@ -89,8 +89,8 @@ def make_config(
     token = read_token(token_file) if token_file else ""
     if not insecure and not is_loopback(address.host):
         _refuse_open(address, tls=tls_cert is not None, proof=bool(token) or client_ca is not None)
-    if tls_cert is not None:
-        _check_tls(tls_cert, tls_key, client_ca)
+    if tls_cert is not None:  # for a message that names the files: later they would fail behind the event loop
+        ServerTls(TlsFiles(tls_cert, tls_key, client_ca))
     scheme = "https" if tls_cert else "http"
     found = {
         HookEvent.ELECTED: parse_hook(on_elected, what="--on-elected"),
@@ -134,17 +134,3 @@ def _refuse_open(address: Address, *, tls: bool, proof: bool) -> None:
             f"--listen {address} can be reached from other machines, without {' and without '.join(missing)}",
             hint="give these, listen on 127.0.0.1, or say --insecure",
         )
-
-
-def _check_tls(cert: Path, key: Path | None, client_ca: Path | None) -> None:
-    """Load the files once, for a message that names them: later they would fail behind the event loop."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"cannot use the certificate {cert} with the key {key}: {error}") from None
-    if client_ca is not None:
-        try:
-            context.load_verify_locations(client_ca)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"cannot use the client authority {client_ca}: {error}") from None

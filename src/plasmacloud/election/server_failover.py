@@ -1,9 +1,11 @@
 """An ordered failover: whether it may be done, and doing it: resign, stand back, and see who takes over."""
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
+from plasmacloud.base.logging import get_logger
 from plasmacloud.election.errors import ElectionUnavailable
 from plasmacloud.election.http_models import FailoverAnswer
 from plasmacloud.election.http_problems import (
@@ -20,12 +22,14 @@ from plasmacloud.election.leadership import Epoch
 from plasmacloud.election.quorum import Health, Verdict
 from plasmacloud.election.server_service import ElectionService
 
-HOLD_OFF_S = 5.0
+STAND_BACK_S = 2.0
 """How long the old leader stands back, and the caller waits. After that it contends again: better it than nobody."""
 
 _POLL_S = 0.005
 _QUERY_S = 1.0
 _STATE_SQL = "SELECT timeline, epoch, holder_id FROM leadership_state WHERE election = $1"
+
+log = get_logger("election")
 
 
 def refuse(verdict: Verdict, *, others: int, force: bool) -> Problem | None:
@@ -53,14 +57,16 @@ async def fail_over(service: ElectionService, *, force: bool) -> FailoverAnswer:
         raise not_leader(service)
     if service.watch.hold is not None:
         raise Problem(ELECTIONS_HELD, f"held off by {service.watch.hold.operator}: nobody could take over")
-    others = sum(service.is_alive(c) for c in service.watch.contenders if c.node_id != service.config.node_id)
-    refusal = refuse(service.watch.judge.verdict, others=others, force=force)
+    if not force:
+        await _until_somebody_waits(service)
+    refusal = refuse(service.watch.judge.verdict, others=service.others_alive(), force=force)
     if refusal is not None:
         raise refusal
     began_s = time.monotonic()
-    if not await service.candidate.resign(HOLD_OFF_S):
+    service.watch.stands_back_until_s = began_s + STAND_BACK_S
+    if not await service.candidate.resign(STAND_BACK_S):
         raise Problem(NOT_LEADER, "leadership was lost before it could be given up", leader="", leader_url="")
-    while time.monotonic() - began_s < HOLD_OFF_S:
+    while time.monotonic() - began_s < STAND_BACK_S:
         found = await _newest(service)
         if found is not None and found[0] > before.epoch and found[1]:
             took_ms = (time.monotonic() - began_s) * 1000
@@ -68,10 +74,21 @@ async def fail_over(service: ElectionService, *, force: bool) -> FailoverAnswer:
         await asyncio.sleep(_POLL_S)
     raise Problem(
         UNFINISHED,
-        f"{before.node_id} gave leadership up, and nobody took it within {HOLD_OFF_S:g} s",
+        f"{before.node_id} gave leadership up, and nobody took it within {STAND_BACK_S:g} s",
         hint=f"{before.node_id} contends again; see plasma ha status",
         outcome=Outcome.UNKNOWN,
     )
+
+
+async def _until_somebody_waits(service: ElectionService) -> None:
+    """Who has just handed leadership over stands back. With nobody else there, leading on until then costs nothing."""
+    if service.others_waiting() or not service.others_alive():
+        return
+    log.info("failover waits until another node contends")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(STAND_BACK_S + 4 * service.config.monitor_interval_s):
+            while service.others_alive() and not service.others_waiting():
+                await service.watch.next_look()
 
 
 def not_leader(service: ElectionService) -> Problem:

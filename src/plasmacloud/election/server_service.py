@@ -53,6 +53,7 @@ class ElectionService:
             election=config.election,
             timers=config.timers,
             on_change=self._on_leadership,
+            on_keepalive=self.metrics.keepalive_s.observe,
         )
         watch = PostgresWatch if config.on_postgres else EtcdWatch
         self.watch: QuorumWatch = watch(
@@ -77,13 +78,22 @@ class ElectionService:
         return self.candidate.leadership
 
     async def run(self) -> None:
-        """Contend and watch. Raises `ElectionRefused` when the store can never be used as it is configured."""
+        """Contend and watch.
+
+        Raises `ElectionRefused` when the store can never be used as it is configured, or another server has this name.
+        """
+        contending = asyncio.create_task(self.candidate.run())  # first, so that the first row does not say ``stopped``
         watching = asyncio.create_task(self.watch.run())
         try:
-            await self.candidate.run()
+            await asyncio.wait({watching, contending}, return_when=asyncio.FIRST_COMPLETED)
+            if not contending.done():
+                await self.candidate.stop()
+                await watching
+            await contending
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in (watching, contending):
+                task.cancel()
+            await asyncio.gather(watching, contending, return_exceptions=True)
 
     async def resign(self) -> None:
         """Leave the election: give leadership up if we have it. Bounded."""
@@ -115,6 +125,7 @@ class ElectionService:
             uptime_s=round(time.monotonic() - self._started_s, 3),
             version=__version__,
             url=self.config.advertise,
+            instance=self.watch.presence.instance,
             held=f"by {hold.operator}: {hold.reason}" if hold else None,
         )
 
@@ -143,7 +154,20 @@ class ElectionService:
 
     def is_alive(self, contender: Contender) -> bool:
         """Whether it has written its row lately."""
-        return contender.alive(max(2.0, _ALIVE_INTERVALS * self.config.monitor_interval_s))
+        return contender.alive(self._lately_s)
+
+    def others_waiting(self) -> int:
+        """How many other nodes would take leadership now."""
+        own = self.config.node_id
+        return sum(c.waits(self._lately_s) for c in self.watch.contenders if c.node_id != own)
+
+    def others_alive(self) -> int:
+        """How many other nodes take part."""
+        return sum(self.is_alive(c) for c in self.watch.contenders if c.node_id != self.config.node_id)
+
+    @property
+    def _lately_s(self) -> float:
+        return max(2.0, _ALIVE_INTERVALS * self.config.monitor_interval_s)
 
     def leader_url(self) -> str:
         """Where the leader listens, if that is known; else empty."""

@@ -13,17 +13,19 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import msgspec
 
 from plasmacloud.election.leadership import Epoch
+from plasmacloud.election.session_names import is_candidate
 
 Evidence = dict[str, str | int | bool | None]
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What one server says of itself."""
+    """What one server says of itself. ``instance``: which run of it; empty when it does not say."""
 
     node_id: str
     url: str
     leads: bool
     epoch: Epoch | None
+    instance: str = ""
 
 
 class HostView(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,14 +71,10 @@ class Finding(msgspec.Struct, frozen=True):
     evidence: Evidence
 
 
-def session_names(election: str, node_id: str = "") -> list[str]:
-    """What the two sessions of a candidate call themselves; without a node, how such a name begins."""
-    return [f"election {what} {election} {node_id}"[:63] for what in ("lock", "state")]
-
-
 def judge(sight: Sight) -> list[Finding]:
     """All contradictions in what was seen; none: there is one leader at most."""
     return [
+        *_duplicate_ids(sight),
         *_two_leaders(sight),
         *_epochs_disagree(sight),
         *(finding for host in sight.primaries for finding in _lock_and_row(sight, host)),
@@ -89,6 +87,18 @@ def lasting(first: list[Finding], second: list[Finding]) -> list[Finding]:
     """What was found both times, as it looked the second time."""
     before = {(finding.kind, finding.about) for finding in first}
     return [finding for finding in second if (finding.kind, finding.about) in before]
+
+
+def _duplicate_ids(sight: Sight) -> list[Finding]:
+    """Two runs under one name. They exclude each other as any two nodes do; but nobody can tell them apart."""
+    found = []
+    for node_id in sorted({claim.node_id for claim in sight.claims}):
+        runs = {claim.instance: claim.url for claim in sight.claims if claim.node_id == node_id and claim.instance}
+        if len(runs) > 1:
+            text = f"{len(runs)} servers take part as {node_id}: give each an --id of its own"
+            evidence: Evidence = {url: f"instance {instance}" for instance, url in runs.items()}
+            found.append(Finding("duplicate-id", node_id, text, evidence))
+    return found
 
 
 def _two_leaders(sight: Sight) -> list[Finding]:
@@ -125,7 +135,7 @@ def _lock_and_row(sight: Sight, host: HostView) -> list[Finding]:
         "locked_by": host.locked_by or None,
         "locked_as": host.locked_as or None,
     }
-    if host.locked_by and not host.locked_as.startswith("election "):
+    if host.locked_by and not is_candidate(host.locked_as):
         text = (
             f"on {host.host} the lock is held by {host.locked_as or 'a session without a name'}, which is no candidate"
         )

@@ -62,14 +62,18 @@ async def look(service: ElectionService) -> Sight:
         raise Problem(NOT_SUPPORTED, "the election is held in a replicated store, which has one leader by construction")
     urls = {c.url for c in service.watch.contenders if c.node_id != config.node_id and service.is_alive(c)}
     urls |= set(config.peers)
+    if service.watch.presence.twin is not None:
+        urls.add(service.watch.presence.twin.url)
     urls.discard(config.advertise)
     asked, hosts = await asyncio.gather(
         asyncio.gather(*(_ask(url, service) for url in sorted(urls))),
         asyncio.gather(*(_look_at(host, url, config.election) for host, url in split_hosts(config.backend))),
     )
     own = service.leadership
-    claims = [Claim(config.node_id, config.advertise, own.leads, own.epoch)]
-    claims += [claim for claim in asked if isinstance(claim, Claim) and claim.node_id != config.node_id]
+    mine = service.watch.presence.instance
+    claims = [Claim(config.node_id, config.advertise, own.leads, own.epoch, mine)]
+    others = (claim for claim in asked if isinstance(claim, Claim) and claim.instance != mine)
+    claims += [claim for claim in others if claim.instance or claim.node_id != config.node_id]
     unseen = [text for text in asked if isinstance(text, str)] + [f"{h.host}: {h.problem}" for h in hosts if h.problem]
     return Sight(config.election, tuple(claims), tuple(hosts), tuple(unseen))
 
@@ -83,7 +87,7 @@ async def _ask(url: str, service: ElectionService) -> Claim | str:
         if said["election"] != service.config.election:
             return f"{url}: takes part in the election {said['election']!r}"
         epoch = Epoch.parse(said["epoch"]) if said["epoch"] else None
-        return Claim(str(said["node_id"]), url, said["role"] == "leader", epoch)
+        return Claim(str(said["node_id"]), url, said["role"] == "leader", epoch, str(said.get("instance", "")))
     except PlasmaError as error:
         return str(error)
     except (KeyError, TypeError) as error:

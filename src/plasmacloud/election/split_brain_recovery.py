@@ -32,7 +32,8 @@ from plasmacloud.election.leadership import Epoch
 from plasmacloud.election.postgres_errors import diagnose
 from plasmacloud.election.schema import ensure_schema
 from plasmacloud.election.server_service import ElectionService
-from plasmacloud.election.split_brain import Finding, HostView, Sight, session_names, split_hosts
+from plasmacloud.election.session_names import session_names
+from plasmacloud.election.split_brain import Finding, HostView, Sight, split_hosts
 from plasmacloud.election.split_brain_looking import look_around, to_answer
 
 ACT_S = 5.0
@@ -97,14 +98,13 @@ async def _promote(service: ElectionService, sight: Sight, findings: list[Findin
     election, actions = service.config.election, [f"kept on {plan.host.host}: {plan.stays or 'nobody'}; {plan.why}"]
 
     async def settle(connection: Any) -> None:
-        spared: list[int] = []
-        if plan.stays:
-            spared = [plan.host.lock_pid]
-        else:
-            epoch = await raise_by_operator(connection, election, operator, "promote-leader", above=plan.above)
-            actions.append(f"raised the epoch on {plan.host.host} to {epoch}")
+        spared = [plan.host.lock_pid] if plan.stays else []
         own = session_names(election, plan.stays) if plan.stays else []
-        actions.extend(await _end_sessions(connection, election, plan.host.host, spared, own))
+        async with connection.transaction():
+            if not plan.stays:
+                epoch = await raise_by_operator(connection, election, operator, "promote-leader", above=plan.above)
+                actions.append(f"raised the epoch on {plan.host.host} to {epoch}")
+            actions.extend(await _end_sessions(connection, election, plan.host.host, spared, own))
 
     await _on_host(service, plan.host.host, settle)
     for other in sight.primaries[1:]:
@@ -121,9 +121,10 @@ async def _fence_host(service: ElectionService, other: HostView, operator: str) 
     election = service.config.election
 
     async def fence(connection: Any) -> None:
-        epoch = await raise_by_operator(connection, election, operator, "promote-leader: not the primary", above=0)
-        actions.append(f"raised the epoch on {other.host} to {epoch}")
-        actions.extend(await _end_sessions(connection, election, other.host, [], []))
+        async with connection.transaction():
+            epoch = await raise_by_operator(connection, election, operator, "promote-leader: not the primary", above=0)
+            actions.append(f"raised the epoch on {other.host} to {epoch}")
+            actions.extend(await _end_sessions(connection, election, other.host, [], []))
 
     await _on_host(service, other.host, fence)
     return [*actions, f"to do: {other.host} still takes writes: stop it, rewind it, and start it as a standby"]
@@ -145,9 +146,9 @@ async def _hold_all(service: ElectionService, sight: Sight, findings: list[Findi
                     hold.operator,
                     hold.reason,
                 )
+                actions.append(f"raised the epoch on {name} to {epoch}, and held elections off")
+                actions.extend(await _end_sessions(connection, election, name, [], []))
             newest = newest or str(epoch)
-            actions.append(f"raised the epoch on {name} to {epoch}, and held elections off")
-            actions.extend(await _end_sessions(connection, election, name, [], []))
 
         await _on_host(service, host.host, fence)
     actions.append("to do: compare what differs, then: plasma ha split-brain release")
@@ -211,7 +212,12 @@ async def raise_by_operator(connection: Any, election: str, operator: str, why: 
 async def _end_sessions(
     connection: Any, election: str, host: str, spared_pids: list[int], spared_names: list[str]
 ) -> list[str]:
-    """End the candidates' sessions with this database, but for those that are spared."""
+    """End the candidates' sessions with this database, but for those that are spared.
+
+    In the transaction that raises the epoch: whoever lost its session is back within milliseconds, and one that had
+    already been elected anew under the next epoch would be ended for nothing. What is guarded waits for that
+    transaction in any case.
+    """
     rows = await connection.fetch(_END_OTHERS, session_names(election), spared_pids, spared_names)
     return [f"ended session {row['pid']} of {row['application_name']} on {host}" for row in rows if row["ended"]]
 

@@ -39,6 +39,10 @@ class Request(msgspec.Struct, frozen=True):
     """For suites, whose ports are fixed otherwise."""
     postgres: Path | None = None
     """Directory of PostgreSQL's programs."""
+    network: str | None = None
+    """For suites that cut networks: by which mechanism; None means the best that there is."""
+    only: tuple[str, ...] = ()
+    """For suites that consist of scenarios: run these and no others."""
 
     @property
     def clients_needed(self) -> int:

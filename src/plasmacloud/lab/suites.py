@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 from plasmacloud.lab.election.suite import Suite
 from plasmacloud.lab.val13.suite import Val13
+from plasmacloud.lab.val13x.suite import Val13x
 
 if TYPE_CHECKING:
     from plasmacloud.lab.judge import Judgement
 
-SUITES: dict[str, Suite] = {suite.name: suite for suite in (Val13(),)}
+SUITES: dict[str, Suite] = {suite.name: suite for suite in (Val13(), Val13x())}
 
 
 def write_suite_reports(directory: Path, judgement: "Judgement") -> None:

@@ -134,7 +134,7 @@ class PostgresServer:
         if not reachable(self._how, self.data_dir):
             raise PostgresUnavailable(
                 f"PostgreSQL runs {self._how.describe} and cannot enter {self.data_dir}",
-                hint="choose a directory below one that everybody can enter, such as /tmp",
+                hint="choose a directory below one that everybody can enter",
             )
 
     def adopt_password(self, other: "PostgresServer") -> None:

@@ -11,7 +11,8 @@ when the own hint arrives. The hint weakens the leader lease, which here protect
 never served on the strength of it.
 
 *Transfer* (§3.10): the leader brings the target's log up to date and tells it to campaign at once; such a vote is
-marked, and granted in spite of the lease.
+marked, and granted in spite of the lease. The word to campaign leaves right behind the last entries and names them, so
+that it need not wait until they are acknowledged, and is void where they did not arrive.
 
 *Who has a say.* A candidate asks the voters of the configuration that it has applied, and counts only them. Whoever is
 asked answers, learner, stranger or removed: the asker's configuration may be newer than its own, and a vote does no
@@ -20,8 +21,10 @@ and has not applied it. Beyond that, requests and answers tell up to which entry
 committed. Otherwise a removed leader could block those who stay: they need its vote until they learn that the removal
 is committed, and it refuses them, because its log ends with entries that it could not spread any more.
 
-A candidate's vote for itself counts once it is durable (the requests leave at the same time): else a single voter would
-lead a term that its disk does not know, and lead it again, differently, after a crash.
+A candidate's vote for itself counts once it is durable, and nobody leads without it: else it would lead a term that its
+disk does not know, and after a crash lead it again, differently. The requests leave at the same time, for they promise
+nothing: a candidate that crashes has not won, and whoever voted for it has voted for its log. Only when the end of that
+log is not durable either they wait: after a crash, votes for the longer log could be counted for the shorter one.
 """
 
 import random
@@ -84,6 +87,7 @@ class Election(Replication):
             self.role = StateRole.CANDIDATE
             self._give_vote(self.id)  # counted by _count_own_vote
         last, last_term = self.log.last_index, self.log.last_term
+        requests = self._messages if pre_vote or self.log.is_durable else self._after_sync
         for member in sorted(self.tracker.conf.all_voters() - {self.id}):
             request = Message(
                 MessageType.PRE_VOTE if pre_vote else MessageType.VOTE,
@@ -96,7 +100,7 @@ class Election(Replication):
                 commit=self.log.commit,
                 hint_term=self.log.term(self.log.commit),
             )
-            (self._messages if pre_vote else self._after_sync).append(request)
+            requests.append(request)
 
     def _campaign_in(self, ticks: int, *, force: bool = False) -> None:
         """Stand a little later, unless a leader is heard of before."""
@@ -116,7 +120,7 @@ class Election(Replication):
         elif result is VoteResult.WON:
             if self.role is StateRole.PRE_CANDIDATE:
                 self._campaign(pre_vote=False)
-            else:
+            elif self.id in self.tracker.votes:
                 self._become_leader()
 
     def _become_leader(self) -> None:
@@ -262,7 +266,10 @@ class Election(Replication):
             return
         self._transferee = to
         self._transfer_elapsed = 0
-        self._after_progress(to, self.tracker.progress[to])
+        self._pump()
+        progress = self.tracker.progress[to]
+        if progress.state is ProgressState.REPLICATE and progress.next > self.log.last_index:
+            self._pass_on(to)  # it will arrive behind everything that the member needs
         self._sending_due = True
 
     def _on_transfer_leader(self, message: Message) -> None:
@@ -279,8 +286,17 @@ class Election(Replication):
 
     def _after_progress(self, member: int, progress: Progress) -> None:
         if member == self._transferee and progress.match == self.log.last_index:
-            self._messages.append(Message(MessageType.TIMEOUT_NOW, member, self.id, self.term))
+            self._pass_on(member)
+
+    def _pass_on(self, to: int) -> None:
+        """Tell the member to stand, if its log is as long as this one."""
+        log = self.log
+        self._messages.append(
+            Message(MessageType.TIMEOUT_NOW, to, self.id, self.term, index=log.last_index, log_term=log.last_term)
+        )
 
     def _on_timeout_now(self, message: Message) -> None:
+        if message.index and not self.log.matches(message.index, message.log_term):
+            return  # what it was sent behind is lost; it will be sent again
         if self.role is StateRole.FOLLOWER and self.leader_id in (0, message.sender):
             self._campaign(pre_vote=False, force=True)

@@ -106,6 +106,11 @@ class RaftLog:
         return self._offset - 1
 
     @property
+    def is_durable(self) -> bool:
+        """Whether all of it is on disk: no entry and no snapshot is still being written."""
+        return self._snapshot is None and self.durable == self.last_index
+
+    @property
     def last_term(self) -> int:
         """The term of the last entry."""
         return self._run_term

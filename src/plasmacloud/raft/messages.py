@@ -16,7 +16,7 @@ PROPOSE                      data; no term
 READ_INDEX                   context; no term
 READ_INDEX_RESPONSE          term, index, context
 TRANSFER_LEADER              context (the member to lead); no term
-TIMEOUT_NOW                  term
+TIMEOUT_NOW                  term, index + log_term (an entry without which it is void)
 ============================ ==========================================================================================
 
 COMMIT exists so that a follower learns of a commit at once without the cost of an answer that says nothing: losing it

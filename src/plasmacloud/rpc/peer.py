@@ -18,6 +18,7 @@ import random
 import secrets
 import socket
 import ssl
+import time
 from collections.abc import Callable
 
 from plasmacloud.base.errors import ConfigError
@@ -63,10 +64,15 @@ class PeerTransport:
     have arrived. The loss of the second direction is the same loss and not reported again. A `PlasmaError` raised by
     ``on_frame`` ends that connection.
 
+    ``on_stranger(member, address)``: a member that is none of the peers was let in, and says where it can be dialled
+    (``host:port``, unchecked). ``address`` is what this member says of itself.
+    ``on_round_trip(member, received_at, took_s)``, an attribute: a ping was answered, at that time of the loop.
+
     ``judge`` is asked about the other side of every connection, see `peer_door.Judge`. ``on_refused(member, refusal)``:
     that member says, with one of the `FINAL` codes, that *we* are the problem. Peers set before `start` are waited for
     (at most ``settle_s``): until each has given its verdict or is out of reach, no frame passes. Without ``birth`` and
-    ``incarnation`` they are drawn at random, which suits tests.
+    ``incarnation`` they are drawn at random, which suits tests. ``rng`` spreads the attempts to dial, ``clock_ns``
+    stamps the pings, to measure round trips: the clock of a loop may only tick in milliseconds.
     """
 
     def __init__(
@@ -84,9 +90,13 @@ class PeerTransport:
         birth: int | None = None,
         incarnation: int | None = None,
         earlier: tuple[int, ...] = (),
+        address: str = "",
         judge: Judge | None = None,
         on_refused: Callable[[int, Refusal], None] | None = None,
+        on_stranger: Callable[[int, str], None] | None = None,
         options: PeerOptions | None = None,
+        rng: random.Random | None = None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
         server_tls: ssl.SSLContext | None = None,
         client_tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -101,6 +111,7 @@ class PeerTransport:
             name=name,
             birth=secrets.randbits(64) if birth is None else birth,
             earlier=earlier,
+            address=address,
         )
         self.options = options or PeerOptions()
         self.on_frame = on_frame
@@ -108,6 +119,8 @@ class PeerTransport:
         self._on_lost = on_lost
         self._on_connected = on_connected
         self._on_refused = on_refused
+        self._on_stranger = on_stranger
+        self.on_round_trip: Callable[[int, float, float], None] | None = None
         self._server_tls = server_tls
         self._client_tls = client_tls
         self._peers: dict[int, _Peer] = {}
@@ -116,14 +129,20 @@ class PeerTransport:
         self._logged = OncePerReason()
         self._door = Door(self._identity, judge, self._logged, self._opened)
         self._takeovers = Takeovers()
-        self._random = random.Random()
+        self._random = rng or random.Random()
+        self._clock_ns = clock_ns
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._settler: asyncio.TimerHandle | None = None
         self._ticked_at = 0.0
-        self._dials: set[asyncio.Task[None]] = set()
+        self._dials: dict[asyncio.Task[None], None] = {}  # oldest first
         self._all_closed: asyncio.Event | None = None
+
+    @property
+    def keepalive_s(self) -> float:
+        """How often each member is asked for a sign of life, in seconds."""
+        return self.options.keepalive_s
 
     # Life
 
@@ -268,11 +287,11 @@ class PeerTransport:
     def _start_dialling(self, peer: _Peer) -> None:
         assert self._loop is not None
         peer.task = self._loop.create_task(self._dial_forever(peer), name=f"dial-{peer.member_id:x}")
-        self._dials.add(peer.task)
+        self._dials[peer.task] = None
         peer.task.add_done_callback(self._dial_ended)
 
     def _dial_ended(self, task: asyncio.Task[None]) -> None:
-        self._dials.discard(task)
+        self._dials.pop(task, None)
         if not task.cancelled():
             task.result()  # a dial never returns: an error nobody foresaw goes to the loop's exception handler
 
@@ -306,7 +325,14 @@ class PeerTransport:
     async def _dial(self, peer: _Peer) -> OutgoingLink:
         """One connection, from dialling to its end."""
         assert self._loop is not None
-        link = OutgoingLink(self, self._loop, self._identity, peer.member_id, self.options.send_buffer_bytes)
+        link = OutgoingLink(
+            self,
+            self._loop,
+            self._identity,
+            peer.member_id,
+            self.options.send_buffer_bytes,
+            clock_ns=self._clock_ns,
+        )
         peer.dialling = link
         try:
             async with asyncio.timeout(self.options.connect_timeout_s):
@@ -382,6 +408,8 @@ class PeerTransport:
             self._incoming[member_id] = link
             if peer is not None and peer.link is None:
                 peer.wake.set()  # it lives: no reason to wait before dialling it
+            elif peer is None and link.address and self._on_stranger is not None:
+                self._on_stranger(member_id, link.address)
 
     def _end_older_links(self, link: PeerLink, peer: _Peer | None) -> None:
         """The newest incoming connection counts; and a newer process means that the older one is gone."""
@@ -441,6 +469,10 @@ class PeerTransport:
             log.info("peer hung up before it was let in", member=f"{link.member_id:016x}", reason=reason)
         elif self._logged.is_new("stranger", link.remote.rpartition(":")[0], reason):
             log.warning("closed a connection that is no peer's", address=link.remote, reason=reason)
+
+    def link_measured(self, link: PeerLink, took_s: float) -> None:
+        if self.on_round_trip is not None and link.open:
+            self.on_round_trip(link.member_id, link.last_received, took_s)
 
     def link_closed(self, link: PeerLink) -> None:
         self._links.pop(link, None)

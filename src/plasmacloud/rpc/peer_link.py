@@ -63,6 +63,9 @@ class LinkOwner(Protocol):
     def link_open(self, link: "PeerLink") -> None:
         """The handshake succeeded; ``link.member_id`` and ``link.incarnation`` are known."""
 
+    def link_measured(self, link: "PeerLink", took_s: float) -> None:
+        """A ping came back after so many seconds, at ``link.last_received``."""
+
     def link_lost(self, link: "PeerLink", reason: str) -> None:
         """The connection is over and it was not us who ended it. Called at most once."""
 
@@ -162,7 +165,14 @@ class OutgoingLink(PeerLink):
     """The dialling side. ``refusal`` is set when one of the two sides said no."""
 
     def __init__(
-        self, owner: LinkOwner, loop: asyncio.AbstractEventLoop, identity: Identity, receiver_id: int, buffer_bytes: int
+        self,
+        owner: LinkOwner,
+        loop: asyncio.AbstractEventLoop,
+        identity: Identity,
+        receiver_id: int,
+        buffer_bytes: int,
+        *,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         super().__init__(owner, loop, FrameParser(DIALER_GREETING, magic=False))
         self.member_id = receiver_id
@@ -173,6 +183,7 @@ class OutgoingLink(PeerLink):
         self.writes = 0
         self._identity = identity
         self._buffer_bytes = buffer_bytes
+        self._clock_ns = clock_ns
         self._queue: list[bytes] = []
         self._queued_bytes = 0
         self._room_bytes = 0  # for what may still be queued before the next flush
@@ -223,7 +234,7 @@ class OutgoingLink(PeerLink):
     def ping(self) -> None:
         """Ask for a sign of life, unless bytes already wait: those will show whether the other side lives."""
         if self._transport is not None and not self.over and not self.buffered_bytes():
-            self._transport.write(encode_stamp(FrameType.PING, time.monotonic_ns()))
+            self._transport.write(encode_stamp(FrameType.PING, self._clock_ns()))
 
     def _receive(self, data: bytes) -> None:
         for kind, payload in self._parser.feed(data):
@@ -256,9 +267,10 @@ class OutgoingLink(PeerLink):
         super().refuse(refusal)
 
     def _pong(self, stamp: int) -> None:
-        sample_s = (time.monotonic_ns() - stamp) / 1e9  # the loop's own clock may only tick in milliseconds
+        sample_s = (self._clock_ns() - stamp) / 1e9
         if stamp and 0 <= sample_s < 60:
             self.rtt_s = sample_s if self.rtt_s is None else self.rtt_s + (sample_s - self.rtt_s) / 8
+            self._owner.link_measured(self, sample_s)
 
     def _set_ended(self) -> None:
         super()._set_ended()
@@ -275,6 +287,7 @@ class IncomingLink(PeerLink):
     def __init__(self, owner: LinkOwner, loop: asyncio.AbstractEventLoop, max_data_bytes: int = MAX_DATA_BYTES) -> None:
         super().__init__(owner, loop, FrameParser(LISTENER_GREETING, magic=True))
         self.name = ""
+        self.address = ""  # where it says that it can be dialled
         self.greeted = False  # its HELLO has come; whether it may speak is decided or being decided
         self._max_data_bytes = max_data_bytes
         self._heard = False  # since our last answer
@@ -315,6 +328,7 @@ class IncomingLink(PeerLink):
         self.member_id = hello.member_id
         self.incarnation = hello.incarnation
         self.name = hello.name
+        self.address = hello.address
         self._owner.link_greeted(self, hello)
 
     def accept(self, welcome: Welcome) -> None:

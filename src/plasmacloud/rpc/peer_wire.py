@@ -12,6 +12,7 @@ too long for it, is refused when its header is read, before anything is buffered
 
     HELLO    u16 version_min  u16 version_max  u64 cluster  u64 member  u64 incarnation  u64 receiver  u8 len  name
              u64 birth  u8 count  count times u64 earlier incarnation, newest first      (since version 2)
+             u8 len  address, where the caller can be dialled; may be missing
     WELCOME  u16 version  u64 cluster  u64 member  u64 incarnation
              u64 birth  u8 count  count times u64 earlier incarnation, newest first      (since version 2)
     REFUSAL  u8 code  reason (UTF-8)
@@ -204,6 +205,7 @@ class Hello(msgspec.Struct, frozen=True):
     name: str = ""  # for log lines only
     birth: int = 0
     earlier: tuple[int, ...] = ()
+    address: str = ""  # host:port where the caller listens; empty when it does not say
 
     @property
     def claim(self) -> PeerClaim:
@@ -251,7 +253,11 @@ def encode_hello(hello: Hello) -> bytes:
         hello.receiver_id,
         len(name),
     )
-    return MAGIC + encode_frame(FrameType.HELLO, fixed + name + _encode_life(hello.birth, hello.earlier))
+    payload = fixed + name + _encode_life(hello.birth, hello.earlier)
+    address = hello.address.encode(errors="replace")
+    if address and len(address) < 256 and len(payload) + 1 + len(address) <= MAX_GREETING_BYTES:
+        payload += bytes([len(address)]) + address
+    return MAGIC + encode_frame(FrameType.HELLO, payload)
 
 
 def decode_hello(payload: bytes) -> Hello:
@@ -264,10 +270,27 @@ def decode_hello(payload: bytes) -> Hello:
         raise PeerProtocolError("HELLO is cut short inside the name")
     if not 0 < version_min <= version_max:
         raise PeerProtocolError(f"HELLO with impossible versions {version_min} to {version_max}")
-    birth, earlier = _decode_life("HELLO", payload, _HELLO.size + name_bytes, version_max)
+    life_at = _HELLO.size + name_bytes
+    birth, earlier = _decode_life("HELLO", payload, life_at, version_max)
+    address = _decode_address(payload, life_at + _LIFE.size + 8 * len(earlier)) if version_max >= _LIFE_SINCE else ""
     return Hello(
-        version_min, version_max, cluster_id, member_id, incarnation, receiver_id, _printable(name), birth, earlier
+        version_min,
+        version_max,
+        cluster_id,
+        member_id,
+        incarnation,
+        receiver_id,
+        _printable(name),
+        birth,
+        earlier,
+        address,
     )
+
+
+def _decode_address(payload: bytes, at: int) -> str:
+    if at >= len(payload) or len(payload) < at + 1 + payload[at]:
+        return ""
+    return _printable(payload[at + 1 : at + 1 + payload[at]])
 
 
 def _encode_life(birth: int, earlier: tuple[int, ...]) -> bytes:
@@ -348,6 +371,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     birth: int = 0
     earlier: tuple[int, ...] = ()
+    address: str = ""
 
     def hello_to(self, receiver_id: int) -> Hello:
         """The greeting for one peer."""
@@ -361,6 +385,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
             name=self.name,
             birth=self.birth,
             earlier=self.earlier,
+            address=self.address,
         )
 
     def judge_hello(self, hello: Hello, *, sender_removed: bool = False) -> Welcome | Refusal:

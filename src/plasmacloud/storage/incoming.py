@@ -12,7 +12,7 @@ import msgspec
 
 from plasmacloud.base.errors import StorageError
 from plasmacloud.storage.disk import Disk, DiskFile, OsDisk
-from plasmacloud.storage.install import write_file
+from plasmacloud.storage.small_files import read_file, write_file
 from plasmacloud.storage.snapshot import DamagedSnapshot, SnapshotInfo, valid_prefix, verify
 from plasmacloud.storage.wal_errors import DiskFull, write_error
 
@@ -131,14 +131,11 @@ class IncomingFile:
         if _NOTE not in names or _PART not in names:
             self._forget()
             return
-        file = self._disk.open(self.directory / _NOTE)
         try:
-            note = msgspec.json.decode(file.pread(file.size_bytes(), 0), type=_Note)
+            note = msgspec.json.decode(read_file(self.directory / _NOTE, disk=self._disk), type=_Note)
         except msgspec.MsgspecError:
             self._forget()
             return
-        finally:
-            file.close()
         try:
             self.position = valid_prefix(self.directory / _PART, disk=self._disk)
         except StorageError:

@@ -26,9 +26,12 @@ import msgspec
 from plasmacloud.base.errors import StorageError
 from plasmacloud.storage.disk import Disk, OsDisk
 from plasmacloud.storage.entry import HardState
+from plasmacloud.storage.record_store import RecordStores
+from plasmacloud.storage.small_files import read_file, write_file
 from plasmacloud.storage.snapshot import DamagedSnapshot, SnapshotInfo, read_info, restore_state
-from plasmacloud.storage.wal import Wal
-from plasmacloud.storage.wal_errors import DiskFull, write_error
+from plasmacloud.storage.state import StateStore
+from plasmacloud.storage.wal import DEFAULT_SEGMENT_BYTES, Wal
+from plasmacloud.storage.wal_errors import write_error
 from plasmacloud.storage.wal_format import Identity, LogMark
 
 PENDING_NAME = "install.json"
@@ -77,7 +80,14 @@ class BadInstall(StorageError):
 # --- deciding --------------------------------------------------------------------------------------------------------
 
 
-def prepare_state(data_dir: Path, snapshot: Path, *, identity: Identity, disk: Disk | None = None) -> SnapshotInfo:
+def prepare_state(
+    data_dir: Path,
+    snapshot: Path,
+    *,
+    identity: Identity,
+    disk: Disk | None = None,
+    stores: RecordStores = StateStore,
+) -> SnapshotInfo:
     """Build the state of a snapshot beside that of the member, which may be running. Blocks: worker thread.
 
     Nothing that counts is changed. Raises `DamagedSnapshot` or `StorageError`.
@@ -87,7 +97,7 @@ def prepare_state(data_dir: Path, snapshot: Path, *, identity: Identity, disk: D
     try:
         disk.remove_tree(fresh)
         try:
-            return restore_state(snapshot, fresh, identity=identity, disk=disk)
+            return restore_state(snapshot, fresh, identity=identity, disk=disk, stores=stores)
         except DamagedSnapshot:
             disk.remove_tree(fresh)
             raise
@@ -103,6 +113,7 @@ def begin_install(
     mark: LogMark | None = None,
     prepared: bool = False,
     disk: Disk | None = None,
+    stores: RecordStores = StateStore,
 ) -> Pending:
     """Decide that the snapshot replaces the state of this member. Durable on return; `finish_pending` carries it out.
 
@@ -112,7 +123,7 @@ def begin_install(
     """
     disk = OsDisk() if disk is None else disk
     info = read_info(snapshot, disk=disk) if prepared else prepare_state(
-        data_dir, snapshot, identity=identity, disk=disk
+        data_dir, snapshot, identity=identity, disk=disk, stores=stores
     )  # fmt: skip
     if mark is None:
         mark = info.mark
@@ -149,22 +160,6 @@ def decide(data_dir: Path, pending: Pending, *, disk: Disk | None = None) -> Non
         raise write_error(f"writing {data_dir / PENDING_NAME}", error) from error
 
 
-def write_file(path: Path, data: bytes, *, disk: Disk, temporary: str) -> None:
-    """Give a small file new contents, durably and in one step. Raises `OSError` or `DiskFull`."""
-    draft = path.with_name(temporary)
-    if draft.name in disk.list_directory(path.parent):
-        disk.remove(draft)
-    file = disk.create(draft)
-    try:
-        if file.pwritev([data], 0) != len(data):
-            raise DiskFull(f"writing {draft} failed: the disk is full", hint="free space, then try again")
-        file.fsync()
-    finally:
-        file.close()
-    disk.rename(draft, path)
-    disk.sync_directory(path.parent)
-
-
 # --- carrying out ----------------------------------------------------------------------------------------------------
 
 
@@ -175,12 +170,7 @@ def pending_install(data_dir: Path, *, disk: Disk | None = None) -> Pending | No
     try:
         if PENDING_NAME not in disk.list_directory(data_dir):
             return None
-        file = disk.open(path)
-        try:
-            data = file.pread(file.size_bytes(), 0)
-        finally:
-            file.close()
-        pending = msgspec.json.decode(data, type=Pending)
+        pending = msgspec.json.decode(read_file(path, disk=disk), type=Pending)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -195,7 +185,12 @@ def pending_install(data_dir: Path, *, disk: Disk | None = None) -> Pending | No
 
 
 def finish_pending(
-    data_dir: Path, *, wal: Wal | None = None, change_owner: bool = False, disk: Disk | None = None
+    data_dir: Path,
+    *,
+    wal: Wal | None = None,
+    change_owner: bool = False,
+    disk: Disk | None = None,
+    segment_bytes: int = DEFAULT_SEGMENT_BYTES,
 ) -> Pending | None:
     """Carry out what was decided, and remove what was never decided. Call it at every start, before anything is opened.
 
@@ -219,7 +214,7 @@ def finish_pending(
         )
     try:
         if pending is not None and pending.log is not None:
-            _move_log(data_dir, pending.log, wal, disk)
+            _move_log(data_dir, pending.log, wal, disk, segment_bytes)
         lock = disk.lock_directory(data_dir / LOG) if wal is None and LOG in names else None
         try:
             if pending is not None:
@@ -257,14 +252,15 @@ def free_aside(data_dir: Path, names: tuple[str, ...], *, disk: Disk | None = No
     return {name: f"{name}.before-{number}" for name in names}
 
 
-def _move_log(data_dir: Path, move: LogMove, wal: Wal | None, disk: Disk) -> None:
+def _move_log(data_dir: Path, move: LogMove, wal: Wal | None, disk: Disk, segment_bytes: int) -> None:
     """Make the log begin at the snapshot: the term and the vote stay."""
     mark = LogMark(move.index, move.term, move.conf)
     if wal is not None:
         if wal.durable_mark < mark.index:
             raise BadInstall(f"the log in {wal.path} is at mark {wal.durable_mark}, the snapshot at {mark.index}")
         return
-    log = Wal.open(data_dir / LOG, identity=Identity(move.cluster_id, move.member_id), disk=disk)
+    identity = Identity(move.cluster_id, move.member_id)
+    log = Wal.open(data_dir / LOG, identity=identity, disk=disk, segment_bytes=segment_bytes)
     try:
         if log.log_mark.index > mark.index:
             raise BadInstall(

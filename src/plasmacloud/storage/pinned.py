@@ -21,17 +21,15 @@ import lmdb
 
 from plasmacloud.base.errors import StorageError
 from plasmacloud.base.units import format_duration
+from plasmacloud.storage.disk import PAUSE_S
+from plasmacloud.storage.record_store import Sealed
 from plasmacloud.storage.wal_errors import CorruptState
 
 CRC_BYTES = 4
 RECORDS_PER_TURN = 256
 """After so many records a thread that works in bulk lets the event loop have the interpreter lock."""
-PAUSE_S = 50e-6
 _RESIDUE = 0x2144DF1C  # the CRC-32 of anything followed by its own CRC-32
 _PAUSE_BYTES = 256 * 1024
-
-Sealed = tuple[bytes, bytes]
-"""A key, and its value with the checksum behind it."""
 
 
 class PinLost(StorageError):

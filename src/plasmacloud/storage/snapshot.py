@@ -11,7 +11,6 @@ a sync of the log next door never waits for hundreds of megabytes. The bytes are
 
 import contextlib
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import msgspec
 
 from plasmacloud.base.errors import StorageError
 from plasmacloud.storage.disk import Disk, DiskFile, OsDisk
-from plasmacloud.storage.pinned import PAUSE_S, Sealed
+from plasmacloud.storage.record_store import DEFAULT_PIN_S, RecordStore, RecordStores, Sealed
 from plasmacloud.storage.snapshot_format import (
     BLOCK_HEADER_BYTES,
     HEADER_START_BYTES,
@@ -41,7 +40,7 @@ from plasmacloud.storage.snapshot_format import (
     padding,
     plain_meta,
 )
-from plasmacloud.storage.state import DEFAULT_PIN_S, StateStore
+from plasmacloud.storage.state import StateStore
 from plasmacloud.storage.wal_errors import DiskFull, write_error
 from plasmacloud.storage.wal_format import Identity, LogMark
 
@@ -86,7 +85,7 @@ class SnapshotInfo(msgspec.Struct, frozen=True):
 
 
 def write_snapshot(
-    store: StateStore,
+    store: RecordStore,
     path: Path,
     *,
     cluster_id: int,
@@ -172,6 +171,7 @@ def restore_state(
     identity: Identity,
     change_meta: Callable[[SnapshotInfo], Mapping[str, bytes]] | None = None,
     disk: Disk | None = None,
+    stores: RecordStores = StateStore,
 ) -> SnapshotInfo:
     """Build a state store in the new directory ``state_dir`` from the snapshot. Blocks; durable on return.
 
@@ -180,7 +180,7 @@ def restore_state(
     """
     with SnapshotReader(path, disk=disk) as reader:
         info = reader.info
-        StateStore.build(
+        stores.build(
             state_dir,
             reader.chunks(),
             info.meta if change_meta is None else change_meta(info),
@@ -195,7 +195,8 @@ class SnapshotReader:
     def __init__(self, path: Path, *, disk: Disk | None = None) -> None:
         """Raises `DamagedSnapshot` or `StorageError`."""
         self.path = path
-        self._file = _open(OsDisk() if disk is None else disk, path)
+        self._disk = OsDisk() if disk is None else disk
+        self._file = _open(self._disk, path)
         self._at = 0
         try:
             self.info = self._read_ends()
@@ -263,7 +264,7 @@ class SnapshotReader:
             self._at += len(raw)
             number += 1
             records += len(chunk)
-            time.sleep(PAUSE_S)  # the event loop may want the interpreter lock
+            self._disk.give_way()
             yield chunk
         if (self._at, number, records) != (footer.blocks_end, footer.blocks, footer.records):
             raise BadSnapshotBytes(f"{number} blocks with {records} records, the footer says otherwise")
@@ -302,7 +303,7 @@ class _Output:
 
 
 def _copy(
-    store: StateStore, output: _Output, cluster_id: int, describe: Describe, pace: Pace | None, max_age_s: float
+    store: RecordStore, output: _Output, cluster_id: int, describe: Describe, pace: Pace | None, max_age_s: float
 ) -> SnapshotInfo:
     records = blocks = 0
     with store.pin(max_age_s=max_age_s) as pinned:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import msgspec
 
 from plasmacloud.base.errors import StorageError
-from plasmacloud.storage.pinned import Sealed
+from plasmacloud.storage.record_store import Sealed
 
 SECTOR_BYTES = 512
 SHA_BYTES = hashlib.sha256().digest_size

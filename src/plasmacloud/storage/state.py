@@ -48,7 +48,9 @@ import lmdb
 
 from plasmacloud.base.errors import StorageError
 from plasmacloud.base.units import format_duration
-from plasmacloud.storage.pinned import CRC_BYTES, PAUSE_S, RECORDS_PER_TURN, PinnedState, Sealed, intact, seal
+from plasmacloud.storage.disk import PAUSE_S
+from plasmacloud.storage.pinned import CRC_BYTES, RECORDS_PER_TURN, PinnedState, intact, seal
+from plasmacloud.storage.record_store import DEFAULT_PIN_S, Sealed
 from plasmacloud.storage.wal_errors import CorruptState, DiskFull, WriteFailed, WrongIdentity
 from plasmacloud.storage.wal_format import Identity
 
@@ -60,7 +62,6 @@ _FORMAT = b"plasmacloud state 1"
 _IDENTITY_NAME = b"\0identity"
 _SCAN_RECORDS = 512
 _SCAN_BYTES = 256 * 1024
-DEFAULT_PIN_S = 300.0
 _BUILD_BYTES = 16 * 1024 * 1024
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -446,4 +447,4 @@ def _translate(error: Exception, path: Path, action: str) -> StorageError:
     return WriteFailed(reason, hint="check the disk and the kernel log")
 
 
-__all__ = ["DEFAULT_MAP_BYTES", "DEFAULT_PIN_S", "MAX_KEY_BYTES", "CorruptState", "StateStore"]
+__all__ = ["DEFAULT_MAP_BYTES", "MAX_KEY_BYTES", "CorruptState", "StateStore"]

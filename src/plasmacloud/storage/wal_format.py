@@ -236,3 +236,6 @@ def decode_payload(data: bytes, offset: int, group: GroupHeader) -> list[Record]
 def _record(kind: int, term: int, index: int, data: bytes) -> bytes:
     body = _RECORD_BODY.pack(len(data), term, index, kind) + data
     return zlib.crc32(body).to_bytes(4, "little") + body
+
+
+HARD_STATE_BYTES = len(encode_hard_state(HardState()))

@@ -1,8 +1,9 @@
 """Empty segments, made before they are needed, and old ones, removed when nobody waits.
 
-Both jobs are slow (writing and syncing zeros, freeing blocks) and neither may delay an append, so a background thread
-does them. A segment under construction has a temporary name that recovery deletes; it gets its real name only after
-its header is durable. A file with a segment's name is therefore always a whole segment, and anything else is damage.
+Both jobs are slow (writing and syncing zeros, freeing blocks) and neither may delay an append, so a worker in the
+background does them. A segment under construction has a temporary name that recovery deletes; it gets its real name
+only after its header is durable. A file with a segment's name is therefore always a whole segment, and anything else
+is damage.
 
 A disk that fills up is noticed here first, one segment before an append would fail: `problem` is set and the callback
 called, while appends go on into the space that is already reserved.
@@ -11,10 +12,12 @@ called, while appends go on into the space that is already reserved.
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from plasmacloud.storage.disk import Disk, DiskFile
 from plasmacloud.storage.wal_errors import WriteFailed, write_error
+from plasmacloud.storage.workers import Report, Worker, Workers
 
 PREPARED_SUFFIX = ".tmp"
 _RETRY_S = 2.0
@@ -30,7 +33,7 @@ class PreparedSegment:
 
 
 class SegmentPool:
-    """Prepares the next segment and removes old ones; inline until `start` is called."""
+    """Prepares the next segment and removes old ones; inline until `start` is called. Any thread."""
 
     def __init__(self, disk: Disk, directory: Path, segment_bytes: int) -> None:
         self._disk = disk
@@ -43,7 +46,7 @@ class SegmentPool:
         self._preparing = False
         self._stopping = False
         self._doomed: deque[Path] = deque()
-        self._thread: threading.Thread | None = None
+        self._worker: Worker | None = None
         self._on_problem: Callable[[WriteFailed | None], None] | None = None
         self.problem: WriteFailed | None = None
 
@@ -53,22 +56,19 @@ class SegmentPool:
             if name.endswith(PREPARED_SUFFIX):
                 self._disk.remove(self._directory / name)
 
-    def start(self, on_problem: Callable[[WriteFailed | None], None]) -> None:
-        """Start the background thread. ``on_problem`` is called in it: an error, or None when it is over."""
-        assert self._thread is None
+    def start(self, workers: Workers, on_problem: Callable[[WriteFailed | None], None]) -> None:
+        """Work in the background from now on. ``on_problem`` is called there: an error, or None when it is over."""
+        assert self._worker is None
         self._on_problem = on_problem
-        self._thread = threading.Thread(target=self._run, name="wal-pool", daemon=True)
-        self._thread.start()
+        self._worker = workers.start("wal-pool", self._work)
+        self._worker.wake()
 
     def stop(self, timeout_s: float) -> bool:
-        """Stop the thread, finish removals, drop the prepared segment; False when the thread did not end in time."""
+        """Stop the worker, finish removals, drop the prepared segment; False when the worker did not end in time."""
         with self._changed:
             self._stopping = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-            if self._thread.is_alive():
-                return False
+        if self._worker is not None and not self._worker.stop(timeout_s):
+            return False
         try:
             self._remove_doomed()
         except WriteFailed:
@@ -88,38 +88,38 @@ class SegmentPool:
             if self._preparing and not self._changed.wait_for(lambda: not self._preparing, _TAKE_TIMEOUT_S):
                 raise WriteFailed(f"preparing a log segment in {self._directory} took over {_TAKE_TIMEOUT_S:.0f} s")
             ready, self._ready = self._ready, None
-            self._changed.notify_all()
+        self._wake()
         return ready if ready is not None else self._prepare()
 
     def remove(self, paths: list[Path]) -> None:
-        """Remove segments, oldest first; in the background once the thread runs."""
+        """Remove segments, oldest first; in the background once that works."""
         with self._changed:
             self._doomed.extend(paths)
-            self._changed.notify_all()
-        if self._thread is None:
+        if self._worker is None:
             self._remove_doomed()
+        self._wake()
 
-    def _run(self) -> None:
-        while True:
+    def _wake(self) -> None:
+        if self._worker is not None:
+            self._worker.wake()
+
+    def _work(self) -> Report | None:
+        with self._changed:
+            if self._stopping or (self._ready is not None and not self._doomed):
+                return None
+            self._preparing = self._ready is None
+        problem: WriteFailed | None = None
+        try:
+            self._remove_doomed()
+            if self._preparing:
+                self._prepare_next()
+        except WriteFailed as error:
+            problem = error
+        finally:
             with self._changed:
-                idle = self._ready is not None and not self._doomed
-                if not self._stopping and (idle or self.problem is not None):
-                    self._changed.wait(None if self.problem is None else _RETRY_S)
-                if self._stopping:
-                    return
-                self._preparing = self._ready is None
-            try:
-                self._remove_doomed()
-                if self._preparing:
-                    self._prepare_next()
-            except WriteFailed as error:
-                self._report(error)
-            else:
-                self._report(None)
-            finally:
-                with self._changed:
-                    self._preparing = False
-                    self._changed.notify_all()
+                self._preparing = False
+                self._changed.notify_all()
+        return partial(self._report, problem)
 
     def _prepare_next(self) -> None:
         segment = self._prepare()
@@ -128,6 +128,8 @@ class SegmentPool:
 
     def _report(self, problem: WriteFailed | None) -> None:
         before, self.problem = self.problem, problem
+        if problem is not None and self._worker is not None:
+            self._worker.wake(_RETRY_S)
         if self._on_problem is not None and (before is None) != (problem is None):
             self._on_problem(problem)
 

@@ -130,6 +130,9 @@ def recover(
             replay.segment(path, data, header, newest=number == numbers[-1])
             if repair and replay.report.torn is not None:
                 _zero(file, replay.tail_offset, len(data))
+            if repair and number == numbers[-1]:
+                _settle(file, data, replay.last_offset, replay.tail_offset)
+                disk.sync_directory(directory)
         except OSError as error:
             raise write_error(f"reading or repairing {path}", error) from error
         finally:
@@ -173,6 +176,7 @@ class _Replay:
         self.mark = first.mark
         self.next_sequence = first.first_sequence
         self.headers: list[SegmentHeader] = []
+        self.last_offset = 0  # of the last whole group of the newest segment; of its header while there is none
         self.tail_offset = 0
         self.report = RecoveryReport()
 
@@ -182,6 +186,7 @@ class _Replay:
         self.headers.append(header)
         seed = salt_seed(header.salt)
         offset = header.padded_bytes
+        self.last_offset = 0
         damage = ""
         while True:
             group = decode_group_header(data, offset, seed, header.segment)
@@ -195,6 +200,7 @@ class _Replay:
             for record in records:
                 self._record(path, header.segment, record)
             self.next_sequence += 1
+            self.last_offset = offset
             offset += group_size_bytes(group.payload_bytes)
         self.tail_offset = offset
         if newest:
@@ -294,6 +300,18 @@ def _find_group(data: bytes, start: int, header: SegmentHeader) -> int | None:
             return offset
         offset = data.find(GROUP_MAGIC, offset + 1)
     return None
+
+
+def _settle(file: DiskFile, data: bytes, start: int, end: int) -> None:
+    """Make what was read durable before anybody believes in it: it may have come from memory only.
+
+    A process that died between a write and its sync leaves both in the page cache, where its successor reads them. All
+    groups but the last one had been synced. That one is written once more, because pages whose sync has failed count as
+    clean from then on, and no other sync would carry them to the disk.
+    """
+    if file.pwritev([data[start:end]], start) != end - start:
+        raise StorageError(f"the disk did not take {end - start} bytes at byte {start}")
+    file.fdatasync()
 
 
 def _zero(file: DiskFile, start: int, end: int) -> None:

@@ -4,7 +4,6 @@ The writer knows only what is on disk: the open segment, the place of the next g
 segment's header has to repeat. What the rest of the log looks like is not its business.
 """
 
-import time
 from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -19,6 +18,7 @@ from plasmacloud.storage.wal_errors import DiskFull, WriteFailed, write_error
 from plasmacloud.storage.wal_format import (
     BLOCK_BYTES,
     GROUP_HEADER_BYTES,
+    HARD_STATE_BYTES,
     Identity,
     LogMark,
     SegmentHeader,
@@ -98,6 +98,7 @@ class SegmentWriter:
         pool: SegmentPool,
         segment_bytes: int,
         metrics: WalMetrics,
+        stopwatch: Callable[[], float],
     ) -> None:
         self._disk = disk
         self._directory = directory
@@ -105,6 +106,7 @@ class SegmentWriter:
         self._pool = pool
         self._segment_bytes = segment_bytes
         self._metrics = metrics
+        self._stopwatch = stopwatch
         self._file: DiskFile | None = None
         self._segment = 0
         self._capacity = 0
@@ -143,6 +145,10 @@ class SegmentWriter:
         """Write an empty group, where there is room: bad bytes before it can then never pass as a torn end."""
         if self._offset + BLOCK_BYTES <= self._capacity:
             self._put(0, 0, [])
+
+    def has_room(self, payload_bytes: int) -> bool:
+        """Whether a group of so many bytes of entries fits the open segment."""
+        return self._offset + group_size_bytes(payload_bytes + HARD_STATE_BYTES) <= self._capacity
 
     def write(self, requests: Sequence[Request]) -> None:
         """Make the requests durable with one write and one sync. Raises `WriteFailed`; the writer is then unusable."""
@@ -206,7 +212,7 @@ class SegmentWriter:
         self._metrics.group_bytes += size_bytes
 
     def _sync_write(self, file: DiskFile, parts: list[bytes], offset: int, size_bytes: int, name: str) -> None:
-        before = time.perf_counter()
+        before = self._stopwatch()
         try:
             written = file.write_durably(parts, offset)
         except OSError as error:
@@ -218,7 +224,7 @@ class SegmentWriter:
                 f"the disk took only {written} of {size_bytes} bytes",
                 hint="the disk is full or a quota or file size limit is reached; free space, then start again",
             )
-        took_s = time.perf_counter() - before
+        took_s = self._stopwatch() - before
         metrics = self._metrics
         metrics.syncs += 1
         metrics.sync_seconds += took_s

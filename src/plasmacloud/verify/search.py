@@ -104,7 +104,7 @@ class _Frame:
         self.enabled: list[int] = []
         self.moves: Iterator[tuple[tuple[int, ...], int, int]] = iter(())
         self.free_below = -1  # the last frame, this one included, whose state nobody needs
-        self.crossed: tuple[int, ...] = ()  # states since then
+        self.crossed: tuple[int, ...] = ()  # states since then, each once: a few values come again and again
 
 
 class _Search:
@@ -252,7 +252,7 @@ class _Search:
                 following.mask |= 1 << (at - frame.base)
                 following.free_below, following.crossed = frame.free_below, frame.crossed
                 if unknowns:
-                    following.crossed += self._between(frame.state, unknowns)
+                    following.crossed = _joined(frame.crossed, self._between(frame.state, unknowns))
                 return following
             if len(self._path) > len(self._best):
                 self._best = self._path.copy()
@@ -298,7 +298,7 @@ class _Search:
             return
         need, wish, state = self._need, self._wish, frame.state
         if need[state] or wish[state]:
-            frame.crossed += (state,)
+            frame.crossed = _joined(frame.crossed, (state,))
             return
         if frame.free_below >= 0 and not any(need[each] or wish[each] for each in frame.crossed):
             for earlier in frames[frame.free_below :]:
@@ -394,3 +394,9 @@ class _Search:
 
     def _operations(self, path: Sequence[int]) -> tuple[Operation, ...]:
         return tuple(self._originals[at] for at in path)
+
+
+def _joined(crossed: tuple[int, ...], states: tuple[int, ...]) -> tuple[int, ...]:
+    """``crossed`` and what is new in ``states``; the same object when nothing is, as there is one for each frame."""
+    new = dict.fromkeys(state for state in states if state not in crossed)
+    return (*crossed, *new) if new else crossed

@@ -17,11 +17,13 @@ NOT_EXECUTED = "not-executed"
 
 
 class Status(msgspec.Struct, frozen=True):
-    """GET /v1/ha/status: what one server says of itself. ``epoch_number``: of the leader it knows."""
+    """GET /v1/ha/status: what one server says of itself. ``epoch_number``: of the leader it knows; ``epoch`` is the
+    same as text, TIMELINE.NUMBER."""
 
     node_id: str
     role: str
     leader_id: str = ""
+    epoch: str | None = None
     epoch_number: int | None = None
     quorum_health: str = ""
     write_ready: bool = False

@@ -6,7 +6,6 @@ the PID it was started with, and everything that was made is removed, whatever h
 
 import asyncio
 import contextlib
-import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -324,10 +323,6 @@ class ElectionRig:
         except NotReady as error:
             missing[POSTGRES] = str(error)
         self.recorder.reading(Reading("final", KEY_PREFIX, 0, began_ns, nodes, missing))
-
-    def forget_data(self) -> None:
-        """Remove what only the run needed."""
-        shutil.rmtree(self._data, ignore_errors=True)
 
     async def _watch_stalls(self) -> None:
         """Record when the lab's own event loop was late: that limits what it can have measured."""

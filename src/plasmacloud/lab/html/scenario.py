@@ -196,16 +196,19 @@ def _overview(scene: Scene, detailed: set[int]) -> Markup:
 
 def _caption(chart: Chart) -> str:
     drawn = chart.drawn
+    total = drawn.ok_total + drawn.others_total
     text = f"{chart.operations:,} operations"
+    if total < chart.operations:
+        text += f", {total:,} dots that can be told apart"
     if drawn.ok_drawn < drawn.ok_total:
         text += (
-            f"; of the acknowledged ones {drawn.ok_drawn:,} of {drawn.ok_total:,} distinguishable dots are drawn, "
-            "the fastest and slowest of every moment among them"
+            f"; of the acknowledged ones {drawn.ok_drawn:,} of {drawn.ok_total:,} are drawn, the fastest and slowest "
+            "of every moment among them"
         )
     if drawn.others_drawn < drawn.others_total:
         text += f"; of the others {drawn.others_drawn:,} of {drawn.others_total:,} marks, thinned the same way"
     elif drawn.others_total:
-        text += "; every one that failed or is unknown is drawn"
+        text += "; every one that failed or is unknown is there"
     return text + "."
 
 

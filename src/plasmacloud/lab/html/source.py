@@ -16,6 +16,8 @@ from plasmacloud.lab.html.logs import LogLine, WallClock, read_log
 from plasmacloud.lab.recorder import EVENTS, PLAN, STATUSES
 
 T = TypeVar("T")
+_KINDS = {"history": "write", "reads": "read", "registers": "contended"}
+"""What the operations of a file are called; those of another by the name of the file."""
 MAX_LOG_BYTES = 8 * 2**20
 """Of each log; the middle of a longer one is left out."""
 
@@ -127,9 +129,8 @@ def _log_files(directory: Path) -> list[Path]:
 
 
 def _attempts(path: Path) -> list[Attempt]:
-    kind = "write" if path.stem == "history" else "read" if path.stem == "reads" else path.stem
-    found = _lines(path, Attempt)
-    return found if kind == "write" else [msgspec.structs.replace(attempt, kind=kind) for attempt in found]
+    kind = _KINDS.get(path.stem, path.stem)
+    return [msgspec.structs.replace(attempt, kind=kind) for attempt in _lines(path, Attempt)]
 
 
 def _moments(path: Path) -> list[Moment]:

@@ -2,6 +2,10 @@
 
 Then come those that do not: a member that was added and never starts, and one that dies while it is joining. Neither
 may hold up a write, nor another node that joins meanwhile. Everything is judged by linearizable member lists.
+
+A target that cares for its members by itself (threshold ``cleanup_max_ms`` above 0) is shown strangers, too: a learner
+that never starts, and that it has to remove by its own policy; a node with the disk of another cluster, and a member
+whose disk was set back to an old copy, which it has to refuse.
 """
 
 from collections.abc import Mapping
@@ -9,6 +13,7 @@ from typing import ClassVar
 
 from plasmacloud.lab.faults.base import Fault
 from plasmacloud.lab.faults.membership import DiesHalfWay, Join, NeverStarts
+from plasmacloud.lab.faults.strangers import REFUSED_ENDS_S, LeftAlone, RolledBack, WrongDirectory
 from plasmacloud.lab.judging import (
     Case,
     bad_if,
@@ -32,6 +37,9 @@ from plasmacloud.verify.events import NodeStarted
 from plasmacloud.verify.observations import MembersSample
 
 DEAD_WEIGHT = (NeverStarts.name, DiesHalfWay.name)
+REFUSED = (WrongDirectory.name, RolledBack.name)
+LEARNER_DEADLINE_S = 10.0
+"""How long a target with a cleanup policy is told to wait for a learner: longer than any join may take here."""
 
 
 class ClusterJoin(Scenario):
@@ -43,12 +51,13 @@ class ClusterJoin(Scenario):
     )
     default_trials = 3
     spares = 2
-    thresholds: ClassVar[Mapping[str, float]] = {"voters_max_ms": 10_000, "rto_max_ms": 1000}
+    thresholds: ClassVar[Mapping[str, float]] = {"voters_max_ms": 10_000, "rto_max_ms": 1000, "cleanup_max_ms": 0}
 
     async def drive(self, rig: Rig) -> None:
         cluster = rig.cluster
         everyone = cluster.names
         first, *others = everyone
+        cluster.target = cluster.target.with_learner_deadline(LEARNER_DEADLINE_S)
         cluster.members = [first]
         cluster.prepare(first, cluster.target.bootstrap_argv(cluster[first].spec))
         rig.workload.route([first])
@@ -65,6 +74,11 @@ class ClusterJoin(Scenario):
             one, two = cluster.outsiders()
             await self._dead_weight(rig, rig.plan.trials + 1, roster, NeverStarts(roster, two), one)
             await self._dead_weight(rig, rig.plan.trials + 2, roster, DiesHalfWay(roster, one), two)
+            if cleanup_ms := rig.plan.threshold("cleanup_max_ms"):
+                number = rig.plan.trials + 1 + len(DEAD_WEIGHT)
+                await disturb(rig, number, LeftAlone(roster, two, 2 * cleanup_ms / 1000))
+                await self._dead_weight(rig, number + 1, roster, WrongDirectory(roster, two), one)
+                await disturb(rig, number + 2, RolledBack(roster, others[-1]))
         await rig.finish(KEY_PREFIX)
 
     async def _dead_weight(self, rig: Rig, number: int, roster: Roster, fault: Fault, healthy: str) -> None:
@@ -78,10 +92,13 @@ class ClusterJoin(Scenario):
             check_voters_in_time(case),
             check_rto(case, "writes-go-on"),
             check_dead_weight(case),
+            *(check_strangers(case) if cares_for_members(case) else []),
             *data_checks(case),
             check_fault_landed(case),
             check_traffic(case),
-            check_completed(case, case.plan.trials + len(DEAD_WEIGHT)),
+            check_completed(
+                case, case.plan.trials + len(DEAD_WEIGHT) + (1 + len(REFUSED) if cares_for_members(case) else 0)
+            ),
         ]
 
     def distributions(self, case: Case) -> dict[str, list[float]]:
@@ -165,6 +182,53 @@ def check_dead_weight(case: Case) -> Check:
         verdict, found = Verdict.INCONCLUSIVE, tuple(missing or ["there was no dead learner"])
     measured = f"{len(trials) - len(findings) - len(missing)} of {len(trials)} joined beside a dead learner"
     return Check("dead-learners-block-nothing", verdict, measured, "every other join succeeds", found)
+
+
+def cares_for_members(case: Case) -> bool:
+    """Whether the target was shown strangers."""
+    return case.plan.threshold("cleanup_max_ms") > 0
+
+
+def check_strangers(case: Case) -> list[Check]:
+    """What became of those that must not be members."""
+    return [check_cleanup(case), check_refused(case)]
+
+
+def check_cleanup(case: Case) -> Check:
+    """The learner that never started is gone from the list in time, without anybody's request."""
+    trials = [trial for trial in case.trials if trial.fault is not None and trial.fault.fault == LeftAlone.name]
+    values, missing = [], []
+    for trial in trials:
+        dead = dead_members(case, trial)
+        samples = _during(case, trial)
+        came = next((s.at_ns for s in samples if any(member.id in dead for member in s.members)), None)
+        went = next(
+            (s.at_ns for s in samples if came and s.at_ns > came and not any(m.id in dead for m in s.members)), None
+        )
+        if came is None or went is None:
+            missing.append(trial.number)
+        else:
+            values.append((trial.number, (went - came) / 1e6))
+    return check_longest("cleaned-up", values, missing, case.plan.threshold("cleanup_max_ms"))
+
+
+def check_refused(case: Case) -> Check:
+    """Whoever came with another cluster's disk, or an old copy of its own, stopped by itself and said so (a status
+    above 0; a signal, or 0, would be something else)."""
+    trials = [trial for trial in case.trials if any(fault.fault in REFUSED for fault in trial.faults)]
+    findings = []
+    for trial in trials:
+        (fault,) = (fault for fault in trial.faults if fault.fault in REFUSED)
+        status = [end.status for end in trial.ended if end.node in fault.nodes and end.at_ns >= fault.at_ns]
+        if not status:
+            findings.append(f"trial {trial.number}: {fault.fault}: still ran after {REFUSED_ENDS_S:g} s")
+        elif status[0] <= 0:
+            findings.append(f"trial {trial.number}: {fault.fault}: ended with status {status[0]}")
+    verdict, found = bad_if(findings)
+    if verdict is Verdict.PASS and len(trials) < len(REFUSED):
+        verdict, found = Verdict.INCONCLUSIVE, ("not all of them came",)
+    measured = f"{len(trials) - len(findings)} of {len(trials)} stopped by themselves"
+    return Check("strangers-refused", verdict, measured, f"all, within {REFUSED_ENDS_S:g} s", found)
 
 
 def dead_members(case: Case, trial: Trial) -> set[int]:

@@ -51,6 +51,10 @@ class Target(ABC):
     promotes_by_itself = False
     """A member that was added becomes a voter when it has caught up."""
 
+    def with_learner_deadline(self, deadline_s: float) -> "Target":
+        """The target, told to remove a learner that never came after so long; itself if it has no such policy."""
+        return self
+
     def bootstrap_argv(self, node: NodeSpec) -> list[str]:
         """The command line of a node that founds a cluster alone."""
         return self.argv(node, [node])

@@ -30,6 +30,16 @@ class ChainFire(Target):
     joins_by_itself = True
     promotes_by_itself = True
 
+    def __init__(self, *settings: str) -> None:
+        """``settings``: more flags for every node."""
+        self._settings = settings
+
+    def thresholds(self, scenario: str) -> Mapping[str, float]:
+        return {"cleanup_max_ms": 25_000} if scenario == "cluster-join" else {}
+
+    def with_learner_deadline(self, deadline_s: float) -> Target:
+        return ChainFire(*self._settings, "--learner-deadline", f"{deadline_s * 1000:.0f}ms")
+
     def missing(self) -> str | None:
         if importlib.util.find_spec("plasmacloud.cli.serve") is None:
             return "this build has no `plasma chainfire serve`"
@@ -89,4 +99,5 @@ class ChainFire(Target):
             str(node.client),
             "--listen-peer",
             str(node.peer),
+            *self._settings,
         ]

@@ -24,27 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!plasmacloud/rpc/proto/admin.proto\x12\x18plasmacloud.chainfire.v1\"\x10\n\x0eMembersRequest\"\xf9\x01\n\x0fMembersResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x11\n\tleader_id\x18\x03 \x01(\x04\x12\x11\n\traft_term\x18\x04 \x01(\x04\x12\x12\n\nlast_index\x18\x05 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x06 \x01(\x04\x12\x13\n\x0b\x66rom_leader\x18\x07 \x01(\x08\x12\r\n\x05joint\x18\x08 \x01(\x08\x12\x39\n\x07members\x18\t \x03(\x0b\x32(.plasmacloud.chainfire.v1.MemberProgress\x12\x10\n\x08\x66ounding\x18\n \x01(\x0c\"\xf0\x02\n\x0eMemberProgress\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tpeer_urls\x18\x03 \x03(\t\x12\x13\n\x0b\x63lient_urls\x18\x04 \x03(\t\x12,\n\x04role\x18\x05 \x01(\x0e\x32\x1e.plasmacloud.chainfire.v1.Role\x12\x0f\n\x07started\x18\x06 \x01(\x08\x12\r\n\x05state\x18\x07 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x08 \x01(\x08\x12\x13\n\x0bmatch_index\x18\t \x01(\x04\x12\x13\n\x0blag_entries\x18\n \x01(\x04\x12\x11\n\tlag_bytes\x18\x0b \x01(\x04\x12\x1c\n\x0flast_contact_ms\x18\x0c \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07promote\x18\r \x01(\x08\x12\x10\n\x08replaces\x18\x0e \x01(\x04\x12,\n\x04join\x18\x0f \x01(\x0b\x32\x1e.plasmacloud.chainfire.v1.JoinB\x12\n\x10_last_contact_ms\"\xad\x01\n\x04Join\x12\x0f\n\x07percent\x18\x01 \x01(\r\x12\x1a\n\x12\x65ntries_per_second\x18\x02 \x01(\x01\x12\x13\n\x06\x65ta_ms\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0brounds_done\x18\x04 \x01(\r\x12\x15\n\rrounds_needed\x18\x05 \x01(\r\x12\x1a\n\rexpires_in_ms\x18\x06 \x01(\x03H\x01\x88\x01\x01\x42\t\n\x07_eta_msB\x10\n\x0e_expires_in_ms\"V\n\x10\x41\x64\x64MemberRequest\x12\x11\n\tpeer_urls\x18\x01 \x03(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07learner\x18\x03 \x01(\x08\x12\x10\n\x08replaces\x18\x04 \x01(\x04\"\x89\x01\n\x11\x41\x64\x64MemberResponse\x12\x38\n\x06member\x18\x01 \x01(\x0b\x32(.plasmacloud.chainfire.v1.MemberProgress\x12:\n\x07members\x18\x02 \x01(\x0b\x32).plasmacloud.chainfire.v1.MembersResponse*+\n\x04Role\x12\t\n\x05VOTER\x10\x00\x12\x0b\n\x07LEARNER\x10\x01\x12\x0b\n\x07LEAVING\x10\x02\x32\xcd\x01\n\x05\x41\x64min\x12^\n\x07Members\x12(.plasmacloud.chainfire.v1.MembersRequest\x1a).plasmacloud.chainfire.v1.MembersResponse\x12\x64\n\tAddMember\x12*.plasmacloud.chainfire.v1.AddMemberRequest\x1a+.plasmacloud.chainfire.v1.AddMemberResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!plasmacloud/rpc/proto/admin.proto\x12\x18plasmacloud.chainfire.v1\"\x10\n\x0eMembersRequest\"\xbe\x02\n\x0fMembersResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x11\n\tleader_id\x18\x03 \x01(\x04\x12\x11\n\traft_term\x18\x04 \x01(\x04\x12\x12\n\nlast_index\x18\x05 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x06 \x01(\x04\x12\x13\n\x0b\x66rom_leader\x18\x07 \x01(\x08\x12\r\n\x05joint\x18\x08 \x01(\x08\x12\x39\n\x07members\x18\t \x03(\x0b\x32(.plasmacloud.chainfire.v1.MemberProgress\x12\x10\n\x08\x66ounding\x18\n \x01(\x0c\x12\x1b\n\x13\x65lection_timeout_ms\x18\x0b \x01(\r\x12&\n\x1e\x63onfigured_election_timeout_ms\x18\x0c \x01(\r\"\xf0\x02\n\x0eMemberProgress\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tpeer_urls\x18\x03 \x03(\t\x12\x13\n\x0b\x63lient_urls\x18\x04 \x03(\t\x12,\n\x04role\x18\x05 \x01(\x0e\x32\x1e.plasmacloud.chainfire.v1.Role\x12\x0f\n\x07started\x18\x06 \x01(\x08\x12\r\n\x05state\x18\x07 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x08 \x01(\x08\x12\x13\n\x0bmatch_index\x18\t \x01(\x04\x12\x13\n\x0blag_entries\x18\n \x01(\x04\x12\x11\n\tlag_bytes\x18\x0b \x01(\x04\x12\x1c\n\x0flast_contact_ms\x18\x0c \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07promote\x18\r \x01(\x08\x12\x10\n\x08replaces\x18\x0e \x01(\x04\x12,\n\x04join\x18\x0f \x01(\x0b\x32\x1e.plasmacloud.chainfire.v1.JoinB\x12\n\x10_last_contact_ms\"\xad\x01\n\x04Join\x12\x0f\n\x07percent\x18\x01 \x01(\r\x12\x1a\n\x12\x65ntries_per_second\x18\x02 \x01(\x01\x12\x13\n\x06\x65ta_ms\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0brounds_done\x18\x04 \x01(\r\x12\x15\n\rrounds_needed\x18\x05 \x01(\r\x12\x1a\n\rexpires_in_ms\x18\x06 \x01(\x03H\x01\x88\x01\x01\x42\t\n\x07_eta_msB\x10\n\x0e_expires_in_ms\"V\n\x10\x41\x64\x64MemberRequest\x12\x11\n\tpeer_urls\x18\x01 \x03(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07learner\x18\x03 \x01(\x08\x12\x10\n\x08replaces\x18\x04 \x01(\x04\"\x89\x01\n\x11\x41\x64\x64MemberResponse\x12\x38\n\x06member\x18\x01 \x01(\x0b\x32(.plasmacloud.chainfire.v1.MemberProgress\x12:\n\x07members\x18\x02 \x01(\x0b\x32).plasmacloud.chainfire.v1.MembersResponse*+\n\x04Role\x12\t\n\x05VOTER\x10\x00\x12\x0b\n\x07LEARNER\x10\x01\x12\x0b\n\x07LEAVING\x10\x02\x32\xcd\x01\n\x05\x41\x64min\x12^\n\x07Members\x12(.plasmacloud.chainfire.v1.MembersRequest\x1a).plasmacloud.chainfire.v1.MembersResponse\x12\x64\n\tAddMember\x12*.plasmacloud.chainfire.v1.AddMemberRequest\x1a+.plasmacloud.chainfire.v1.AddMemberResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'plasmacloud.rpc.proto.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1108
-  _globals['_ROLE']._serialized_end=1151
+  _globals['_ROLE']._serialized_start=1177
+  _globals['_ROLE']._serialized_end=1220
   _globals['_MEMBERSREQUEST']._serialized_start=63
   _globals['_MEMBERSREQUEST']._serialized_end=79
   _globals['_MEMBERSRESPONSE']._serialized_start=82
-  _globals['_MEMBERSRESPONSE']._serialized_end=331
-  _globals['_MEMBERPROGRESS']._serialized_start=334
-  _globals['_MEMBERPROGRESS']._serialized_end=702
-  _globals['_JOIN']._serialized_start=705
-  _globals['_JOIN']._serialized_end=878
-  _globals['_ADDMEMBERREQUEST']._serialized_start=880
-  _globals['_ADDMEMBERREQUEST']._serialized_end=966
-  _globals['_ADDMEMBERRESPONSE']._serialized_start=969
-  _globals['_ADDMEMBERRESPONSE']._serialized_end=1106
-  _globals['_ADMIN']._serialized_start=1154
-  _globals['_ADMIN']._serialized_end=1359
+  _globals['_MEMBERSRESPONSE']._serialized_end=400
+  _globals['_MEMBERPROGRESS']._serialized_start=403
+  _globals['_MEMBERPROGRESS']._serialized_end=771
+  _globals['_JOIN']._serialized_start=774
+  _globals['_JOIN']._serialized_end=947
+  _globals['_ADDMEMBERREQUEST']._serialized_start=949
+  _globals['_ADDMEMBERREQUEST']._serialized_end=1035
+  _globals['_ADDMEMBERRESPONSE']._serialized_start=1038
+  _globals['_ADDMEMBERRESPONSE']._serialized_end=1175
+  _globals['_ADMIN']._serialized_start=1223
+  _globals['_ADMIN']._serialized_end=1428
 # @@protoc_insertion_point(module_scope)

@@ -21,7 +21,7 @@ class MembersRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class MembersResponse(_message.Message):
-    __slots__ = ("cluster_id", "member_id", "leader_id", "raft_term", "last_index", "commit_index", "from_leader", "joint", "members", "founding")
+    __slots__ = ("cluster_id", "member_id", "leader_id", "raft_term", "last_index", "commit_index", "from_leader", "joint", "members", "founding", "election_timeout_ms", "configured_election_timeout_ms")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
     LEADER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,8 @@ class MembersResponse(_message.Message):
     JOINT_FIELD_NUMBER: _ClassVar[int]
     MEMBERS_FIELD_NUMBER: _ClassVar[int]
     FOUNDING_FIELD_NUMBER: _ClassVar[int]
+    ELECTION_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURED_ELECTION_TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     cluster_id: int
     member_id: int
     leader_id: int
@@ -42,7 +44,9 @@ class MembersResponse(_message.Message):
     joint: bool
     members: _containers.RepeatedCompositeFieldContainer[MemberProgress]
     founding: bytes
-    def __init__(self, cluster_id: _Optional[int] = ..., member_id: _Optional[int] = ..., leader_id: _Optional[int] = ..., raft_term: _Optional[int] = ..., last_index: _Optional[int] = ..., commit_index: _Optional[int] = ..., from_leader: _Optional[bool] = ..., joint: _Optional[bool] = ..., members: _Optional[_Iterable[_Union[MemberProgress, _Mapping]]] = ..., founding: _Optional[bytes] = ...) -> None: ...
+    election_timeout_ms: int
+    configured_election_timeout_ms: int
+    def __init__(self, cluster_id: _Optional[int] = ..., member_id: _Optional[int] = ..., leader_id: _Optional[int] = ..., raft_term: _Optional[int] = ..., last_index: _Optional[int] = ..., commit_index: _Optional[int] = ..., from_leader: _Optional[bool] = ..., joint: _Optional[bool] = ..., members: _Optional[_Iterable[_Union[MemberProgress, _Mapping]]] = ..., founding: _Optional[bytes] = ..., election_timeout_ms: _Optional[int] = ..., configured_election_timeout_ms: _Optional[int] = ...) -> None: ...
 
 class MemberProgress(_message.Message):
     __slots__ = ("id", "name", "peer_urls", "client_urls", "role", "started", "state", "active", "match_index", "lag_entries", "lag_bytes", "last_contact_ms", "promote", "replaces", "join")

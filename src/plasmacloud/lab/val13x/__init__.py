@@ -1,0 +1,1 @@
+"""Where VAL13 stops: partitions, frozen leaders, writes during the kill, standbys, poolers and split brain."""

@@ -1,0 +1,299 @@
+"""Carries out a schedule of faults, and takes them back when their time is over."""
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from plasmacloud.sim.clock import NS_PER_S
+from plasmacloud.sim.cluster import Cluster
+from plasmacloud.sim.decay import corrupt_log, corrupt_record, misdirect_log
+from plasmacloud.sim.node import Node
+from plasmacloud.sim.options import FaultKind
+from plasmacloud.sim.schedule import Fault
+
+Way = tuple[str, str]
+
+
+class Injector:
+    """``stop`` ends all faults that last, and those that have not begun."""
+
+    def __init__(self, cluster: Cluster, schedule: Sequence[Fault]) -> None:
+        self._cluster = cluster
+        self._schedule = schedule
+        self._open = True
+        self._undo: dict[int, Callable[[], None]] = {}  # how each fault that lasts is taken back
+        self._acts: dict[FaultKind, Callable[[Fault], Callable[[], None] | None]] = {
+            FaultKind.KILL: partial(self._end, power_lost=False),
+            FaultKind.POWER: partial(self._end, power_lost=True),
+            FaultKind.POWER_ALL: self._power_all,
+            FaultKind.RESTART: self._restart,
+            FaultKind.PAUSE: self._pause,
+            FaultKind.PARTITION: self._partition,
+            FaultKind.ONE_WAY: self._one_way,
+            FaultKind.SLOW_LINK: self._slow_link,
+            FaultKind.CUT: self._cut,
+            FaultKind.DARK: self._dark,
+            FaultKind.SLOW_DISK: self._slow_disk,
+            FaultKind.FULL_DISK: self._full_disk,
+            FaultKind.FAILED_SYNC: partial(self._fail_disk, operation="sync"),
+            FaultKind.FAILED_READ: partial(self._fail_disk, operation="read"),
+            FaultKind.CORRUPT: self._corrupt,
+            FaultKind.MISDIRECT: self._misdirect,
+            FaultKind.CLOCK_JUMP: self._clock_jump,
+            FaultKind.TRANSFER: self._transfer,
+            FaultKind.JOIN: self._join,
+            FaultKind.LEAVE: self._leave,
+            FaultKind.WIPE: self._wipe,
+            FaultKind.AMNESIA: self._amnesia,
+        }
+
+    def start(self) -> None:
+        """Put the schedule on the agenda."""
+        world = self._cluster.world
+        for number, fault in enumerate(self._schedule):
+            world.at(round(fault.at_s * NS_PER_S), None, self._happen, number, fault)
+
+    def stop(self) -> None:
+        """It is over."""
+        self._open = False
+        for number in list(self._undo):
+            self._take_back(number)
+
+    def _happen(self, number: int, fault: Fault) -> None:
+        if not self._open or not self._cluster.nodes:
+            return
+        undo = self._acts[fault.kind](fault)
+        if undo is not None:
+            self._undo[number] = undo
+            self._cluster.world.after(round(fault.for_s * NS_PER_S), self._take_back, number)
+
+    def _take_back(self, number: int) -> None:
+        undo = self._undo.pop(number, None)
+        if undo is not None:
+            undo()
+
+    # Whom it hits
+
+    def _victim(self, fault: Fault) -> Node:
+        """The leader, one time in three; otherwise anybody who has not left."""
+        leader = self._cluster.leader()
+        if leader is not None and fault.pick % 3 == 0:
+            return leader
+        nodes = self._cluster.intact() or list(self._cluster.nodes.values())
+        return nodes[fault.pick // 3 % len(nodes)]
+
+    def _ways(self, fault: Fault) -> list[Way]:
+        """From one side to the other; who is on which side is in the bits of ``pick``."""
+        names = list(self._cluster.nodes)
+        side = {name for position, name in enumerate(names) if fault.pick >> position % 16 & 1}
+        if not side or len(side) == len(names):
+            side = {self._victim(fault).name}
+        return [(here, there) for here in names for there in names if here in side and there not in side]
+
+    def _happened(self, fault: Fault, who: str) -> None:
+        self._cluster.trace.count(fault.kind.value)
+        self._cluster.trace.note(who, fault.kind.value)
+
+    # Processes
+
+    def _end(self, fault: Fault, *, power_lost: bool) -> Callable[[], None] | None:
+        node = self._victim(fault)
+        if not node.running:
+            return None
+        self._happened(fault, node.name)
+        self._cluster.kill(node, power_lost=power_lost)
+        return partial(self._cluster.start, node)
+
+    def _power_all(self, fault: Fault) -> Callable[[], None]:
+        self._happened(fault, "all")
+        nodes = [node for node in self._cluster.nodes.values() if node.running]
+        for node in nodes:
+            self._cluster.kill(node, power_lost=True)
+
+        def restart() -> None:
+            for node in nodes:
+                self._cluster.start(node)
+
+        return restart
+
+    def _restart(self, fault: Fault) -> None:
+        node = self._victim(fault)
+        if node.member is not None and not node.paused:
+            self._happened(fault, node.name)
+            node.leave()
+
+    def _pause(self, fault: Fault) -> Callable[[], None] | None:
+        node = self._victim(fault)
+        life = node.life
+        if life is None:
+            return None
+        self._happened(fault, node.name)
+        node.pause()
+        return life.loop.resume
+
+    # The network
+
+    def _block(self, fault: Fault, ways: list[Way]) -> Callable[[], None]:
+        network = self._cluster.network
+        self._happened(fault, " ".join(f"{here}>{there}" for here, there in ways))
+        for here, there in ways:
+            network.block(here, there)
+
+        def undo() -> None:
+            for here, there in ways:
+                network.unblock(here, there)
+
+        return undo
+
+    def _partition(self, fault: Fault) -> Callable[[], None]:
+        ways = self._ways(fault)
+        return self._block(fault, ways + [(there, here) for here, there in ways])
+
+    def _one_way(self, fault: Fault) -> Callable[[], None]:
+        return self._block(fault, self._ways(fault))
+
+    def _slow_link(self, fault: Fault) -> Callable[[], None]:
+        network, ways = self._cluster.network, self._ways(fault)
+        self._happened(fault, str(len(ways)))
+        factor = 1.0 + 200.0 * fault.amount**3
+        for here, there in ways:
+            network.slow_down(here, there, factor)
+
+        def undo() -> None:
+            for here, there in ways:
+                network.slow_down(here, there, 1.0)
+
+        return undo
+
+    def _cut(self, fault: Fault) -> None:
+        for here, there in self._ways(fault)[:1]:
+            self._happened(fault, f"{here} {there}")
+            self._cluster.network.cut(here, there)
+
+    def _dark(self, fault: Fault) -> None:
+        for here, there in self._ways(fault)[:1]:
+            self._happened(fault, f"{here} {there}")
+            self._cluster.network.darken(here, there)
+
+    # Disks and clocks
+
+    def _slow_disk(self, fault: Fault) -> Callable[[], None]:
+        node = self._victim(fault)
+        self._happened(fault, node.name)
+        node.set_disk_factor(1.0 + 500.0 * fault.amount**3)
+        return partial(node.set_disk_factor, 1.0)
+
+    def _full_disk(self, fault: Fault) -> Callable[[], None]:
+        node = self._victim(fault)
+        self._happened(fault, node.name)
+        node.had_trouble = True
+        node.disk.capacity_bytes = node.disk.root.size_bytes() + round(fault.amount**4 * 100_000)
+
+        def undo() -> None:
+            node.disk.capacity_bytes = None
+
+        return undo
+
+    def _fail_disk(self, fault: Fault, *, operation: str) -> Callable[[], None]:
+        node = self._victim(fault)
+        self._happened(fault, node.name)
+        node.had_trouble = True
+        left = 1 + fault.pick % 3
+
+        def fail(what: str, path: Path) -> None:
+            nonlocal left
+            if what == operation and left:
+                left -= 1
+                self._cluster.trace.note(node.name, f"{operation} of {path.name} fails")
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+        node.disk.on_step = fail
+
+        def undo() -> None:
+            if node.disk.on_step is fail:
+                node.disk.on_step = None
+
+        return undo
+
+    def _decay(self, fault: Fault, harm: Callable[[Node], bool]) -> Callable[[], None] | None:
+        """A machine loses power, and comes back with a disk that is not what it was."""
+        node = self._victim(fault)
+        if node.name in self._cluster.ruined or not self._cluster.can_spare(node) or node.damaged:
+            return None
+        self._cluster.kill(node, power_lost=True)
+        if harm(node):
+            self._happened(fault, node.name)
+            node.damaged = True
+        return partial(self._cluster.start, node)
+
+    def _corrupt(self, fault: Fault) -> Callable[[], None] | None:
+        return self._decay(fault, corrupt_log if fault.pick & 1 else corrupt_record)
+
+    def _misdirect(self, fault: Fault) -> Callable[[], None] | None:
+        return self._decay(fault, misdirect_log)
+
+    def _clock_jump(self, fault: Fault) -> None:
+        node = self._victim(fault)
+        self._happened(fault, node.name)
+        node.wall_offset_ns += round((fault.amount - 0.7) * 3600 * NS_PER_S)
+
+    # Members
+
+    def _transfer(self, fault: Fault) -> None:
+        leader = self._cluster.leader()
+        if leader is None or leader.paused or leader.life is None or leader.member is None:
+            return
+        replica = leader.member.replica
+        target = replica.handover_target()
+        if target:
+            self._happened(fault, leader.name)
+            loop = leader.life.loop
+            loop.enter(
+                lambda: loop.create_task(replica.hand_over(target, 2 * self._cluster.options.election_timeout_s))
+            )
+
+    def _join(self, fault: Fault) -> None:
+        if len(self._cluster.observer.latest_conf.all_members()) < self._cluster.options.members + 2:
+            self._happened(fault, "")
+            self._cluster.operator.add_member()
+
+    def _leave(self, fault: Fault) -> None:
+        if len(self._cluster.observer.latest_conf.voters) > 1:
+            self._happened(fault, "")
+            self._cluster.operator.remove_member(self._victim(fault))
+
+    def _wipe(self, fault: Fault) -> None:
+        node = self._victim(fault)
+        if node.name not in self._cluster.ruined and self._cluster.can_spare(node):
+            self._happened(fault, node.name)
+            self._cluster.ruin(node)
+            node.disk.wipe()
+
+    def _amnesia(self, fault: Fault) -> Callable[[], None] | None:
+        """Only where everybody else has met the victim's present life: then all of them know better than it.
+
+        Somebody who has not met it cannot know, and is lost to the cluster together with it (`peer_memory`). And a
+        member that founded a cluster alone founds it anew on an empty disk, before anybody can tell it otherwise.
+        """
+        node, cluster = self._victim(fault), self._cluster
+        member = node.member
+        alone = cluster.options.members == 1
+        if member is None or alone or node.name in cluster.ruined or not cluster.can_spare(node):
+            return None
+        for other in cluster.intact():
+            if other is node or not cluster.observer.belongs(other.member_id):
+                continue
+            if other.member is None or other.member.peers.memory.known(node.member_id) != member.data.life[:2]:
+                return None
+        self._happened(fault, node.name)
+        cluster.ruin(node)
+        cluster.amnesiacs.add(node.name)
+        node.disk.wipe()
+
+        def start() -> None:
+            if not node.running and self._open:
+                node.start()
+
+        return start

@@ -1,0 +1,340 @@
+"""The safety of the cluster, looked at behind every turn of every member.
+
+What is looked at is what the members are (public attributes of the replica, its log and its state machine) and what
+they say (the messages of consensus that leave them). What is remembered is the truth: which entry was committed at
+which index, who led a term, who was promised a vote, how far an acknowledgement went. A run is over with the first
+contradiction, `Violation`.
+
+The rules are those of figure 3 of the Raft paper, the promises of its members, and the invariants of this house. Only
+what changed is looked at, so that a turn in which nothing happens costs next to nothing.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from plasmacloud.raft.membership import ConfState
+from plasmacloud.raft.state import StateRole
+from plasmacloud.sim.trace import Trace
+
+if TYPE_CHECKING:
+    from plasmacloud.chainfire.running_member import RunningMember
+    from plasmacloud.raft.raft import Raft
+
+_HASH_EVERY = 64  # the whole state is compared at every so manieth index; its running checksum at all
+_KEPT = 5000  # what is remembered of old entries, in indexes behind the newest
+
+
+class Violation(Exception):
+    """A rule was broken."""
+
+    def __init__(self, rule: str, text: str) -> None:
+        super().__init__(f"{rule}: {text}")
+        self.rule = rule
+
+
+class Promise(msgspec.Struct):
+    """What a member has said and must never forget, over all its lives."""
+
+    term: int = 0
+    acknowledged: int = 0  # up to this index, in `acknowledged_term`
+    acknowledged_term: int = 0
+
+
+class Seen(msgspec.Struct):
+    """What a member was when it was looked at last. Of one life."""
+
+    member: object = None
+    state: tuple[object, ...] = ()
+    term: int = 0
+    role: StateRole = StateRole.FOLLOWER
+    commit: int = 0
+    applied: int = 0
+    conf: ConfState | None = None
+
+
+class Observer:
+    """Remembers and compares. ``names`` of the members are for messages."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.elections = 0
+        self.commit = 0  # the highest commit index that anybody knew
+        self.leaders: dict[int, int] = {}  # term -> member
+        self._trace = trace
+        self._votes: dict[tuple[int, int], int] = {}  # (term, voter) -> candidate that was promised the vote
+        self._entries: dict[int, int] = {}  # committed: index -> term
+        self._states: dict[int, tuple[int, ...]] = {}  # applied index -> checksums
+        self._hashes: dict[int, bytes] = {}
+        self._confs: dict[int, ConfState] = {}  # in force after the membership entry of that index
+        self.latest_conf = ConfState()
+        self._latest_at = -1  # the index at which it came into force
+        self._left: set[int] = set()
+        self._promises: dict[int, Promise] = {}
+        self._lost: dict[int, Promise] = {}  # of members whose disks are gone: what they said was true then
+        self._seen: dict[int, Seen] = {}
+
+    # What members say
+
+    def promised(self, member_id: int, term: int) -> None:
+        """A member has spoken in a term."""
+        promise = self._promises.get(member_id)
+        if promise is None:
+            promise = self._promises[member_id] = Promise()
+        promise.term = max(promise.term, term)
+
+    def voted(self, voter: int, term: int, candidate: int) -> None:
+        """A member has told a candidate that it has its vote."""
+        given = self._votes.setdefault((term, voter), candidate)
+        if given != candidate:
+            raise Violation(
+                "a vote is never forgotten",
+                f"{voter:x} gave its vote of term {term} to {given:x} and then to {candidate:x}",
+            )
+
+    def acknowledged(self, member_id: int, term: int, index: int) -> None:
+        """A member has told the leader of a term that it has everything up to an index."""
+        promise = self._promises.setdefault(member_id, Promise())
+        if (term, index) > (promise.acknowledged_term, promise.acknowledged):
+            promise.acknowledged_term, promise.acknowledged = term, index
+
+    def forgets(self, member_id: int) -> None:
+        """The member's disk is gone, by a fault that the cluster has to bear."""
+        promise = self._promises.pop(member_id, None)
+        if promise is not None:
+            self._lost[member_id] = promise
+        self._seen.pop(member_id, None)
+
+    def has_left(self, member_id: int) -> bool:
+        """Whether a configuration without the member was in force after one with it."""
+        return member_id in self._left
+
+    def belongs(self, member_id: int) -> bool:
+        """Whether the latest configuration has the member."""
+        return member_id in self.latest_conf.all_members()
+
+    def electorates(self) -> list[frozenset[int]]:
+        """The sets of voters of which some member, as far as it knows, needs a majority."""
+        members = self.latest_conf.all_members()
+        confs = [
+            self.latest_conf,
+            *(seen.conf for member, seen in self._seen.items() if member in members and seen.conf),
+        ]
+        found = {voters for conf in confs for voters in (conf.voters, conf.outgoing) if voters}
+        return sorted(found, key=sorted)
+
+    # What members are
+
+    def look(self, member: "RunningMember") -> None:
+        """Behind a turn of a member. Raises `Violation`."""
+        raft = member.raft
+        seen = self._seen.get(raft.id)
+        if seen is None or seen.member is not member:
+            seen = self._seen[raft.id] = self._begin(member)
+        log = raft.log
+        state = (raft.term, raft.role, raft.vote, log.commit, log.applied, log.last_index, log.durable)
+        if state != seen.state:
+            self._changed(member, raft, seen)
+            seen.state = state
+
+    def _begin(self, member: "RunningMember") -> Seen:
+        """A new life: it must know what the lives before it said."""
+        raft = member.raft
+        promise = self._promises.get(raft.id)
+        if promise is not None:
+            self._check_memory(raft, promise)
+        applied = member.machine.applied_index
+        self._trace.count("starts")
+        if member.wal.recovery.torn is not None:
+            self._trace.count("logs with a torn end")
+        if member.wal.log_mark.index > 1:
+            self._trace.count("starts from a shortened log")
+        before = self._seen.get(raft.id)
+        if before is not None and applied > before.commit:
+            self._trace.count("snapshots installed")
+        self._note_conf(applied, raft.conf)
+        return Seen(member=member, commit=applied, applied=applied, conf=raft.conf)
+
+    def _check_memory(self, raft: "Raft", promise: Promise) -> None:
+        if raft.term < promise.term:
+            raise Violation(
+                "a term never falls", f"{raft.id:x} spoke in term {promise.term} and came back in term {raft.term}"
+            )
+        granted = self._votes.get((raft.term, raft.id), 0)
+        if granted and raft.vote != granted:
+            raise Violation(
+                "a vote is never forgotten",
+                f"{raft.id:x} gave its vote of term {raft.term} to {granted:x} and came back with {raft.vote:x}",
+            )
+        # Who has heard of a later leader may have lost the end of its log to it.
+        if raft.term == promise.acknowledged_term and raft.last_index < promise.acknowledged:
+            raise Violation(
+                "what was acknowledged is durable",
+                f"{raft.id:x} acknowledged entry {promise.acknowledged} in term {raft.term} and came back with "
+                f"{raft.last_index}",
+            )
+
+    def _changed(self, member: "RunningMember", raft: "Raft", seen: Seen) -> None:
+        log = raft.log
+        if not (log.applied <= log.commit <= log.last_index and log.durable <= log.last_index):
+            raise Violation(
+                "applied <= commit <= last",
+                f"{raft.id:x} has applied {log.applied}, commit {log.commit}, durable {log.durable}, "
+                f"last {log.last_index}",
+            )
+        if raft.term < seen.term:
+            raise Violation("a term never falls", f"{raft.id:x} went from term {seen.term} to {raft.term}")
+        if log.commit < seen.commit:
+            raise Violation("what is committed is never lost", f"{raft.id:x} went from {seen.commit} to {log.commit}")
+        if raft.role is StateRole.LEADER:
+            self._check_leader(raft, seen)
+        if log.commit > seen.commit:
+            self._check_committed(raft, seen, log.commit)
+        applied = member.machine.applied_index
+        if applied != seen.applied:
+            self._check_applied(member, applied)
+        if raft.conf is not seen.conf:
+            self._check_conf(raft, seen)
+        if len(log.memberships) > 1 and list(log.memberships)[-2] > log.commit:
+            raise Violation("one change of the membership at a time", f"{raft.id:x} has {list(log.memberships)}")
+        seen.term, seen.role, seen.commit, seen.applied = raft.term, raft.role, log.commit, applied
+
+    def _check_leader(self, raft: "Raft", seen: Seen) -> None:
+        for member_id, progress in raft.tracker.progress.items():
+            if not 0 <= progress.match < progress.next:
+                raise Violation(
+                    "0 <= match < next", f"{raft.id:x} has {progress.match}, {progress.next} for {member_id:x}"
+                )
+        if seen.role is StateRole.LEADER and seen.term == raft.term:
+            return
+        holder = self.leaders.setdefault(raft.term, raft.id)
+        if holder != raft.id:
+            raise Violation("one leader in a term", f"{holder:x} and {raft.id:x} lead term {raft.term}")
+        self.elections += 1
+        self._trace.note(f"{raft.id:x}", f"leads term {raft.term}")
+        self.voted(raft.id, raft.term, raft.id)
+        if not raft.conf.is_voter(raft.id):
+            raise Violation("only voters lead", f"{raft.id:x} leads and does not vote")
+        self._check_votes(raft)
+        for index in range(self.commit, max(raft.log.first_index - 1, self.commit - 20), -1):
+            entry = self._entries.get(index)
+            if entry is not None and not raft.log.matches(index, entry):
+                raise Violation(
+                    "leader completeness",
+                    f"{raft.id:x} leads term {raft.term} without entry {index} of term {entry}, which is committed",
+                )
+
+    def _check_votes(self, raft: "Raft") -> None:
+        conf = raft.conf
+        for voters in (conf.voters, conf.outgoing):
+            given = [voter for voter in voters if self._votes.get((raft.term, voter)) == raft.id]
+            if voters and 2 * len(given) <= len(voters):
+                raise Violation(
+                    "a leader has the votes of a majority",
+                    f"{raft.id:x} leads term {raft.term} with {len(given)} of {len(voters)} votes",
+                )
+
+    def _check_committed(self, raft: "Raft", seen: Seen, commit: int) -> None:
+        entries, before = self._entries, seen.commit
+        log = raft.log
+        for index in range(max(before + 1, log.first_index), commit + 1):
+            known = entries.get(index)
+            term = log.term(index)
+            if known is None:
+                entries[index] = term
+                entries.pop(index - _KEPT, None)
+            elif known != term:
+                raise Violation(
+                    "log matching",
+                    f"entry {index} is committed with term {known}, and {raft.id:x} has it with term {term}",
+                )
+        if commit > self.commit:
+            self.commit = commit
+            self._check_quorum(raft, commit, seen.conf or raft.conf)
+
+    def _check_quorum(self, raft: "Raft", index: int, before: ConfState) -> None:
+        """The first who calls an entry committed: majorities of disks hold it.
+
+        ``before``: the configuration as of the turn before; the present one may have come into force behind the commit.
+        """
+        term = raft.log.term(index)
+        missing = []
+        for conf in (before, raft.conf):
+            short = [
+                voters for voters in (conf.voters, conf.outgoing) if voters and not self._hold(voters, index, term)
+            ]
+            if not short:
+                return
+            missing.append(f"of {_ids(short[0])} too few")
+        raise Violation(
+            "what is committed is on a majority of disks",
+            f"{raft.id:x} commits entry {index} of term {term}, which {missing[0]} have",
+        )
+
+    def _hold(self, voters: frozenset[int], index: int, term: int) -> bool:
+        return 2 * sum(self._holds(voter, index, term) for voter in voters) > len(voters)
+
+    def _holds(self, voter: int, index: int, term: int) -> bool:
+        seen = self._seen.get(voter)
+        for promise in (self._promises.get(voter), self._lost.get(voter)):
+            if promise is not None and promise.acknowledged >= index and promise.acknowledged_term >= term:
+                return True
+        member = None if seen is None else seen.member
+        if member is None:
+            return False
+        log = member.raft.log  # type: ignore[attr-defined]
+        return bool(log.durable >= index and (index < log.first_index or log.matches(index, term)))
+
+    def _check_applied(self, member: "RunningMember", applied: int) -> None:
+        machine = member.machine
+        store = machine.store
+        checksums = (machine.applied_term, store.change_crc, store.revision)
+        known = self._states.setdefault(applied, checksums)
+        if known != checksums:
+            raise Violation(
+                "state machine safety",
+                f"at index {applied} {member.raft.id:x} has (term, checksum, revision) {checksums}, another {known}",
+            )
+        self._states.pop(applied - _KEPT, None)
+        if applied % _HASH_EVERY == 0:
+            self.compare_states(member)
+
+    def compare_states(self, member: "RunningMember") -> None:
+        """The whole state, with that of whoever was looked at with the same applied index."""
+        machine = member.machine
+        digest = machine.state_hash()
+        if self._hashes.setdefault(machine.applied_index, digest) != digest:
+            raise Violation("state machine safety", f"states differ at index {machine.applied_index}")
+        self._hashes.pop(machine.applied_index - _KEPT, None)
+
+    def _note_conf(self, applied: int, conf: ConfState) -> None:
+        if applied > self._latest_at and conf.voters:
+            self._left |= self.latest_conf.all_members() - conf.all_members()
+            self.latest_conf, self._latest_at = conf, applied
+
+    def _check_conf(self, raft: "Raft", seen: Seen) -> None:
+        before, conf = seen.conf, raft.conf
+        seen.conf = conf
+        if before is None or before == conf:
+            return
+        known = self._confs.setdefault(raft.log.applied, conf)
+        if known != conf:
+            raise Violation(
+                "everybody sees the same configurations", f"at index {raft.log.applied}: {known} and {conf}"
+            )
+        self._note_conf(raft.log.applied, conf)
+        self._trace.note(f"{raft.id:x}", f"is in configuration {describe_conf(conf)}")
+
+
+def describe_conf(conf: ConfState) -> str:
+    """In short."""
+    parts = [f"voters {_ids(conf.voters)}"]
+    if conf.outgoing:
+        parts.append(f"outgoing {_ids(conf.outgoing)}")
+    if conf.learners or conf.learners_next:
+        parts.append(f"learners {_ids(conf.learners | conf.learners_next)}")
+    return ", ".join(parts)
+
+
+def _ids(members: Iterable[int]) -> str:
+    return "/".join(f"{member % 0x10000:04x}" for member in sorted(members))

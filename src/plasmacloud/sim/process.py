@@ -1,0 +1,153 @@
+"""Blocking work of a simulated process: it takes drawn time, and the process may die in the middle of it.
+
+A piece of work happens at the end of its time, at one moment. If the process ends before, a part of the piece may have
+happened all the same: it is carried out then, with a disk that dies at one of its operations.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from plasmacloud.sim.clock import NS_PER_S, World
+from plasmacloud.sim.disk import SimDisk
+from plasmacloud.sim.loop import SimLoop
+from plasmacloud.storage.workers import Work, Worker
+
+_MAX_CUT_STEPS = 12
+_CUT_RATE = 0.5  # most pieces have two operations, a write and its sync
+
+
+class DiskOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How long the disk takes for a piece of work: at least, and the mean of what comes on top. Seconds."""
+
+    least_s: float = 0.0001
+    mean_s: float = 0.0004
+
+
+class Job:
+    """A piece of work under way."""
+
+    __slots__ = ("call", "finished")
+
+    def __init__(
+        self, call: Callable[[], Any], finished: Callable[[Any, BaseException | None], None] | None = None
+    ) -> None:
+        self.call = call
+        self.finished = finished
+
+
+class Workshop:
+    """Everything of one process that happens beside its event loop."""
+
+    def __init__(self, world: World, disk: SimDisk, options: DiskOptions, rng: random.Random) -> None:
+        self.loop: SimLoop | None = None  # set as soon as there is one
+        self.factor = 1.0
+        self.disk = disk
+        self._world = world
+        self._options = options
+        self._rng = rng
+        self._jobs: dict[Job, None] = {}
+
+    def submit(self, call: Callable[[], Any], finished: Callable[[Any, BaseException | None], None]) -> None:
+        """Carry out a call, for `SimLoop.run_in_executor`."""
+        self.schedule(Job(call, finished), 0.0)
+
+    def schedule(self, job: Job, after_s: float) -> None:
+        """A piece of work begins so late, and ends some time after."""
+        options = self._options
+        delay_s = after_s + (options.least_s + options.mean_s * self._rng.expovariate(1.0)) * self.factor
+        self._jobs[job] = None
+        self._world.at(self._world.now_ns + round(delay_s * NS_PER_S), self.loop, self._run, job)
+
+    def _run(self, job: Job) -> None:
+        if job not in self._jobs:
+            return
+        del self._jobs[job]
+        try:
+            result = job.call()
+        except Exception as error:
+            if job.finished is None:
+                raise
+            job.finished(None, error)
+            return
+        if job.finished is not None:
+            job.finished(result, None)
+
+    def set_factor(self, factor: float) -> None:
+        """The disk is so many times slower than usual from now on; what waited for a slower one does not wait on."""
+        faster, self.factor = factor < self.factor, factor
+        for job in list(self._jobs) if faster else ():
+            self.schedule(job, 0.0)
+
+    def cancel(self, job: Job) -> None:
+        """It is not wanted any more."""
+        self._jobs.pop(job, None)
+
+    def die(self) -> None:
+        """The process ends: some of what was under way has happened, some has begun, the rest has not."""
+        jobs, self._jobs = list(self._jobs), {}
+        rng = self._rng
+        rng.shuffle(jobs)
+        for job in jobs:
+            fate = rng.random()
+            if fate < 0.3:
+                continue
+            if fate < 0.8:
+                self.disk.cut_after(min(int(rng.expovariate(_CUT_RATE)), _MAX_CUT_STEPS))
+            try:
+                job.call()
+            except BaseException:  # noqa: BLE001, S110 - nobody is left to be told
+                pass
+        self.disk.cut_after(0)
+
+
+class SimWorker:
+    """Implements `Worker`."""
+
+    def __init__(self, workshop: Workshop, work: Work) -> None:
+        self._workshop = workshop
+        self._work = work
+        self._job: Job | None = None
+        self._deferred = False  # the job waits for a time set by `wake`
+        self._stopped = False
+
+    def wake(self, after_s: float = 0.0) -> None:
+        if self._stopped:
+            return
+        if self._job is not None and self._deferred and after_s <= 0:
+            self._workshop.cancel(self._job)
+            self._job = None
+        if self._job is not None:
+            return  # it will find everything that is there at its end
+        self._deferred = after_s > 0
+        self._job = Job(self._piece)
+        self._workshop.schedule(self._job, after_s)
+
+    def _piece(self) -> None:
+        self._job, self._deferred = None, False
+        report = self._work()
+        if report is not None:
+            report()
+
+    def stop(self, timeout_s: float) -> bool:
+        del timeout_s
+        self._stopped = True
+        if self._job is not None:
+            self._workshop.cancel(self._job)
+            self._job = None
+        while (report := self._work()) is not None:
+            report()
+        return True
+
+
+class SimWorkers:
+    """Implements `Workers`."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop = workshop
+
+    def start(self, name: str, work: Work) -> Worker:
+        del name
+        return SimWorker(self._workshop, work)

@@ -1,0 +1,307 @@
+"""The clients of a simulated cluster, and the history of what they saw.
+
+A client asks any member that runs, so that forwarding is part of every run, and waits for its answer before it asks
+again. What it is told is what clients of the real API are told, by the same commands and reads. An outcome that it
+cannot know stays open: when the member dies, when it has no more patience, or when it is told that nobody knows.
+
+Every value is written once. So a read names the write that it has seen, and one write executed twice shows.
+"""
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from plasmacloud.chainfire.commands import CommandKind
+from plasmacloud.chainfire.mvcc.refusals import RpcRefusal
+from plasmacloud.chainfire.waiting import NO_LEADER, STOPPING, TOO_MANY_REQUESTS
+from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
+from plasmacloud.rpc.status import StatusCode
+from plasmacloud.sim.clock import NS_PER_S, World
+from plasmacloud.sim.node import Life, Node
+from plasmacloud.sim.options import WorkloadOptions
+from plasmacloud.sim.trace import Trace
+from plasmacloud.verify.models import ABSENT, Cas, Delete, Found, Read, Write
+from plasmacloud.verify.operations import UNKNOWN, Operation
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+_NOT_EXECUTED = frozenset({NO_LEADER, STOPPING, TOO_MANY_REQUESTS})
+_COMPACT_BEHIND = 50  # revisions
+
+
+class Request:
+    """One request on its way: what the replica calls a waiter. Tells its client exactly once."""
+
+    __slots__ = ("_told", "done", "life", "serve")
+
+    def __init__(self, life: Life, told: "Callable[[Request, bytes | None, str], None]") -> None:
+        self.life = life
+        self.done = False
+        self.serve: Callable[[], bytes] | None = None  # of a read, when the local state is new enough
+        self._told = told
+
+    def reply(self, body: bytes) -> None:
+        """The answer."""
+        if not self.done:
+            self.done = True
+            self._told(self, body, "")
+
+    def fail(self, code: StatusCode, message: str) -> None:
+        """No answer."""
+        if not self.done:
+            self.done = True
+            self._told(self, None, message or code.name)
+
+    def run(self) -> None:
+        """A linearizable read may be answered now."""
+        if self.done:
+            return
+        assert self.serve is not None
+        try:
+            body = self.serve()
+        except RpcRefusal as refusal:
+            self.fail(refusal.code, refusal.message)
+            return
+        self.reply(body)
+
+
+class Client:
+    """One client."""
+
+    def __init__(self, workload: "Workload", number: int) -> None:
+        self.number = number
+        self.request: Request | None = None
+        self.asked = 0
+        self._workload = workload
+        self._rng = random.Random(f"client/{workload.seed}/{number}")
+        self._seen: dict[str, Hashable] = {}  # the newest value seen of each key, for compare-and-set
+        self._revision = 0
+        self._invoke_ns = 0
+        self._inputs: dict[str, Hashable] = {}  # by key, of the request under way
+        self._settle: Callable[[bytes], dict[str, Hashable]] = _nothing
+
+    # Asking
+
+    def ask(self) -> None:
+        """The next request, if there is somebody to ask."""
+        workload = self._workload
+        nodes = workload.nodes()
+        if not workload.open or self.request is not None:
+            return
+        if not nodes:
+            self._pause()
+            return
+        node = nodes[self._rng.randrange(len(nodes))]
+        member = node.member
+        assert member is not None
+        assert node.life is not None
+        self.asked += 1
+        self._invoke_ns = workload.world.now_ns
+        request = self.request = Request(node.life, self._told)
+        kind, body = self._draw(request, node)
+        workload.trace.count("requests")
+        workload.world.after(round(workload.options.patience_s * NS_PER_S), self._lose_patience, request)
+        replica = member.replica
+        if kind is None:
+            node.life.loop.enter(replica.read, request)
+        else:
+            node.life.loop.enter(replica.submit, kind, body, request)
+
+    def _draw(self, request: Request, node: Node) -> tuple[CommandKind | None, bytes]:
+        rng, options = self._rng, self._workload.options
+        key = f"k{rng.randrange(options.keys)}"
+        (what,) = rng.choices(("put", "get", "delete", "cas", "range", "compact"), options.weights)
+        value = f"{self.number}.{self.asked}".ljust(rng.randrange(options.value_bytes) + 1, ".")
+        if what == "put":
+            return self._put(key, value)
+        if what == "delete":
+            return self._delete(key)
+        if what == "cas":
+            return self._cas(key, value)
+        if what == "compact" and self._revision > _COMPACT_BEHIND:
+            self._inputs, self._settle = {}, _nothing
+            return CommandKind.COMPACT, rpc_pb2.CompactionRequest(
+                revision=self._revision - _COMPACT_BEHIND
+            ).SerializeToString()
+        self._read([f"k{i}" for i in range(options.keys)] if what == "range" else [key], request, node)
+        return None, b""
+
+    def _put(self, key: str, value: str) -> tuple[CommandKind, bytes]:
+        self._inputs = {key: Write(value)}
+
+        def settle(body: bytes) -> "dict[str, Hashable]":
+            revision = rpc_pb2.PutResponse.FromString(body).header.revision
+            self._note(key, value, revision)
+            return {key: revision}
+
+        self._settle = settle
+        return CommandKind.PUT, rpc_pb2.PutRequest(key=key.encode(), value=value.encode()).SerializeToString()
+
+    def _delete(self, key: str) -> tuple[CommandKind, bytes]:
+        self._inputs = {key: Delete()}
+
+        def settle(body: bytes) -> "dict[str, Hashable]":
+            reply = rpc_pb2.DeleteRangeResponse.FromString(body)
+            self._note(key, ABSENT, reply.header.revision)
+            if not reply.deleted:  # nothing there, and no revision of its own
+                self._inputs = {key: Read()}
+                return {key: ABSENT}
+            return {key: reply.header.revision}
+
+        self._settle = settle
+        return CommandKind.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=key.encode()).SerializeToString()
+
+    def _cas(self, key: str, value: str) -> tuple[CommandKind, bytes]:
+        expected = self._seen.get(key, ABSENT)
+        self._inputs = {key: Cas(expected, value)}
+        compare = (
+            rpc_pb2.Compare(key=key.encode(), target=rpc_pb2.Compare.VERSION, version=0)
+            if expected is ABSENT
+            else rpc_pb2.Compare(key=key.encode(), target=rpc_pb2.Compare.VALUE, value=str(expected).encode())
+        )
+        request = rpc_pb2.TxnRequest(
+            compare=[compare],
+            success=[
+                rpc_pb2.RequestOp(request_put=rpc_pb2.PutRequest(key=key.encode(), value=value.encode())),
+            ],
+            failure=[rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=key.encode()))],
+        )
+
+        def settle(body: bytes) -> "dict[str, Hashable]":
+            reply = rpc_pb2.TxnResponse.FromString(body)
+            if reply.succeeded:
+                self._note(key, value, reply.header.revision)
+                return {key: reply.header.revision}
+            found = _found(reply.responses[0].response_range.kvs)
+            self._note(key, found[0] if found else ABSENT, reply.header.revision)
+            return {key: Found(found)}
+
+        self._settle = settle
+        return CommandKind.TXN, request.SerializeToString()
+
+    def _read(self, keys: "Sequence[str]", request: Request, node: Node) -> None:
+        self._inputs = dict.fromkeys(keys, Read())
+        member = node.member
+        assert member is not None
+        store = member.machine.store
+        body = (
+            rpc_pb2.RangeRequest(key=keys[0].encode())
+            if len(keys) == 1
+            else rpc_pb2.RangeRequest(key=b"k", range_end=b"l")
+        )
+
+        def serve() -> bytes:
+            answer = store.begin_range(body)
+            if isinstance(answer, bytes):
+                return answer
+            while not answer.step():
+                pass
+            return answer.body()
+
+        def settle(answer: bytes) -> "dict[str, Hashable]":
+            reply = rpc_pb2.RangeResponse.FromString(answer)
+            found = {kv.key.decode(): _found([kv]) for kv in reply.kvs}
+            self._revision = max(self._revision, reply.header.revision)
+            for key in keys:
+                seen = found.get(key)
+                self._seen[key] = seen[0] if seen else ABSENT
+            return {key: found.get(key, ABSENT) for key in keys}
+
+        request.serve = serve
+        self._settle = settle
+
+    def _note(self, key: str, value: "Hashable", revision: int) -> None:
+        self._seen[key] = value
+        self._revision = max(self._revision, revision)
+
+    # Being told
+
+    def _told(self, request: Request, body: bytes | None, problem: str) -> None:
+        if request is not self.request:
+            return
+        workload = self._workload
+        self.request = None
+        if body is not None:
+            outputs = self._settle(body)
+            now_ns = workload.world.now_ns
+            workload.answered += 1
+            for key, output in outputs.items():
+                workload.history.append(Operation(self.number, key, self._invoke_ns, now_ns, self._inputs[key], output))
+        elif problem in _NOT_EXECUTED:
+            workload.trace.count("refused")
+        else:
+            self._give_up()
+        self._pause()
+
+    def _lose_patience(self, request: Request) -> None:
+        if request is self.request:
+            request.done = True
+            self.request = None
+            self._give_up()
+            self._pause()
+
+    def member_died(self, life: Life) -> None:
+        """Nobody will answer what was asked there."""
+        if self.request is not None and self.request.life is life:
+            self.request = None
+            self._give_up()
+            self._pause()
+
+    def _give_up(self) -> None:
+        """The outcome stays unknown for ever. A read without an answer tells nothing and is left out."""
+        self._workload.trace.count("unknown outcomes")
+        for key, what in self._inputs.items():
+            if not isinstance(what, Read):
+                self._workload.history.append(Operation(self.number, key, self._invoke_ns, None, what, UNKNOWN))
+
+    def _pause(self) -> None:
+        workload = self._workload
+        pause_s = workload.options.think_s * self._rng.expovariate(1.0)
+        workload.world.after(round(pause_s * NS_PER_S), self.ask)
+
+
+class Workload:
+    """All clients. ``history`` is what the linearizability checker judges."""
+
+    def __init__(
+        self, world: World, trace: Trace, options: WorkloadOptions, seed: int, nodes: Callable[[], list[Node]]
+    ) -> None:
+        """``nodes``: those that a client may ask now."""
+        self.world = world
+        self.trace = trace
+        self.options = options
+        self.seed = seed
+        self.nodes = nodes
+        self.open = True
+        self.answered = 0
+        self.history: list[Operation] = []
+        self.clients = [Client(self, number) for number in range(options.clients)]
+
+    def start(self) -> None:
+        """Clients begin one after the other."""
+        for client in self.clients:
+            self.world.after(client.number * NS_PER_S // 10, client.ask)
+
+    def stop(self) -> None:
+        """No new requests."""
+        self.open = False
+
+    def finish(self) -> None:
+        """What is still under way stays open."""
+        for client in self.clients:
+            if client.request is not None:
+                client.member_died(client.request.life)
+
+    def member_died(self, life: Life) -> None:
+        """A process ended."""
+        for client in self.clients:
+            client.member_died(life)
+
+
+def _found(kvs: "Sequence[kv_pb2.KeyValue]") -> "tuple[str, int] | None":
+    return (kvs[0].value.decode(), kvs[0].mod_revision) if kvs else None
+
+
+def _nothing(_body: bytes) -> "dict[str, Hashable]":
+    return {}
