@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire import frames
-from plasmacloud.chainfire.commands import check_batch, decode, encode_batch, removes
+from plasmacloud.chainfire.commands import check_batch, decode, encode_batch, join_batches, removes
 from plasmacloud.chainfire.lane import Lane
 from plasmacloud.chainfire.membership_view import admit
 from plasmacloud.chainfire.waiting import Waiter
@@ -85,17 +85,9 @@ class Proposer:
             self._propose_change()
 
     def _propose(self, batches: list[bytes]) -> None:
-        data: list[bytes] = []
-        size = 0
         try:
-            for batch in batches:
-                if data and size + len(batch) > self._entry_bytes:
-                    self._raft.propose(b"".join(data))
-                    data, size = [], 0
-                data.append(batch)
-                size += len(batch)
-            if data:
-                self._raft.propose(b"".join(data))
+            for data in join_batches(batches, self._entry_bytes):
+                self._raft.propose(data)
             for member in self._forwarders:
                 self._raft.hurry_commit(member)
             self._forwarders.clear()
