@@ -48,10 +48,9 @@ from plasmacloud.raft.codec import decode_message, encode_message
 from plasmacloud.raft.errors import NotLeader, ProposalRefused
 from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.raft import Raft, Ready
-from plasmacloud.rpc.peer_door import Judge
 from plasmacloud.rpc.peer_wire import Refusal, RefusalCode
 from plasmacloud.rpc.status import StatusCode
-from plasmacloud.rpc.transport import TransportFactory
+from plasmacloud.rpc.transport import Judge, TransportFactory
 from plasmacloud.storage.entry import Entry, EntryKind
 from plasmacloud.storage.wal import Wal
 
