@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench._election_served import served_series
 from bench.harness import BenchError, busy_machine, percentile, tail
 from plasmacloud.base.process import ManagedProcess, free_ports
 from plasmacloud.lab.network import Network, both, choose, make_network
@@ -234,6 +235,27 @@ def line(mode: str, fault: str, found: Sequence[Times]) -> str:
     return f"{mode:<9} {fault:<9} {len(found):>3}  " + " ".join(f"{ms:>8.1f}" for ms in figures) + f"  {verdict}"
 
 
+def served_line(mode: str, fault: str, found: Sequence[float]) -> str:
+    ordered = sorted(found)
+    figures = [percentile(ordered, 0.5), percentile(ordered, 0.99), ordered[-1]]
+    return f"{mode:<9} {fault:<9} {len(found):>3}  " + " ".join(f"{ms:>8.1f}" for ms in figures)
+
+
+async def measure_served(options: argparse.Namespace, directory: Path) -> None:
+    """What a client of election servers sees."""
+    print(f"ms from the fault to the first write acknowledged over HTTP, {options.trials} trials each\n")
+    print(f"{'mode':<9} {'fault':<9} {'n':>3}  " + " ".join(f"{name:>8}" for name in ("p50", "p99", "max")))
+    faults = [fault for fault in options.fault or FAULTS if fault != "PARTITION"]
+    async with running_server(directory, *free_ports(1)) as server:
+        for mode in options.mode or MODES:
+            for fault in faults:
+                name = f"served-{mode}-{fault.lower()}"
+                found = await served_series(
+                    server, directory, name, MODES[mode], fault, trials=options.trials, seed=options.seed
+                )
+                print(served_line(mode, fault, found), flush=True)
+
+
 async def measure(options: argparse.Namespace, directory: Path) -> None:
     print(f"failover in ms after the fault, {options.trials} trials each (RESTART: after the start of PostgreSQL)\n")
     print(f"{'':<24}{'epoch committed':>26} {'first fenced write':>27}")
@@ -266,6 +288,7 @@ def main() -> None:
     parser.add_argument("--fault", action="append", choices=FAULTS, help="only this one; may be repeated")
     parser.add_argument("--mode", action="append", choices=list(MODES), help="only this one; may be repeated")
     parser.add_argument("--seed", type=int, default=1, help="of the phases at which faults happen")
+    parser.add_argument("--server", action="store_true", help="through `plasma election serve`, as a client sees it")
     options = parser.parse_args()
     warning = busy_machine()
     if warning:
@@ -273,6 +296,6 @@ def main() -> None:
     directory = Path(tempfile.mkdtemp(prefix="plasma-bench-election-"))
     directory.chmod(0o755)  # as root, the server runs as somebody else
     try:
-        asyncio.run(measure(options, directory))
+        asyncio.run((measure_served if options.server else measure)(options, directory))
     finally:
         shutil.rmtree(directory, ignore_errors=True)

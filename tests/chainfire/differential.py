@@ -94,6 +94,7 @@ class GrpcExecutor:
     """A server behind an address, ``host:port``."""
 
     def __init__(self, address: str) -> None:
+        self.address = address
         unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
         self._channel = grpc.insecure_channel(address, options=unlimited)
         self._calls: dict[str, Any] = {

@@ -88,6 +88,9 @@ class MembershipServer:
         index = self.machine.applied_index
         return SimpleNamespace(term=TERM, leader_id=leader, commit=index, conf=self.cluster.conf)
 
+    def sheds_command(self) -> bool:
+        return False
+
     def submit(self, kind: int, body: bytes, waiter: Waiter) -> None:
         self.submitted.append(kind)
         if kind in MEMBERSHIP_KINDS:

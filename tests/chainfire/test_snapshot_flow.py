@@ -46,6 +46,7 @@ class Side:
         self.directory = directory
         self.other: Side
         self.log_reaches_back = True
+        self.applied = 0
         self.reports: list[tuple[int, bool]] = []
         self.received: asyncio.Future[Received] = asyncio.get_running_loop().create_future()
         directory.mkdir()
@@ -54,6 +55,7 @@ class Side:
             directory / "snapshots",
             Identity(1, member_id),
             make=self._make,
+            applied=lambda: self.applied,
             continues=lambda _: self.log_reaches_back,
             send=self._send,
             report=lambda member, done: self.reports.append((member, done)),
@@ -129,5 +131,25 @@ def test_who_was_receiving_an_old_snapshot_is_offered_the_new_one(tmp_path: Path
         assert set(sender.flow.percent()) == {2, 3}
         assert not sender.reports, "raft waits for both"
         await sender.flow.close()
+
+    asyncio.run(main())
+
+
+def test_a_snapshot_that_is_here_already_is_not_fetched_again(tmp_path: Path) -> None:
+    """The member may have started anew with it before its word of that had left."""
+
+    async def main() -> None:
+        sender, receiver = Side(tmp_path / "a", 1, StateStore), Side(tmp_path / "b", 2, StateStore)
+        sender.other, receiver.other = receiver, sender
+        receiver.applied = 5
+        sender.flow.wanted(2)
+        async with asyncio.timeout(30):
+            while not sender.reports:
+                sender.flow.tick()
+                await asyncio.sleep(0.002)
+        assert sender.reports == [(2, True)]
+        assert not receiver.received.done()
+        await sender.flow.close()
+        await receiver.flow.close()
 
     asyncio.run(main())

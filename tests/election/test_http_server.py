@@ -214,6 +214,14 @@ def test_health_metrics_and_the_openapi_document(rig: Rig) -> None:
     eventually("a keepalive was timed", lambda: answered.search(call("GET", leader.url + "/metrics").body.decode()))
     document = call("GET", leader.url + "/schema/openapi.json").json()
     assert {"/v1/ha/status", "/v1/ha/quorum", "/v1/ha/failover", "/v1/probe/{key}"} <= set(document["paths"])
+    write = document["paths"]["/v1/probe/{key}"]["put"]["responses"]
+    assert {"200", "400", "401", "403", "409", "503"} == set(write)
+    assert list(write["409"]["content"]) == ["application/problem+json"]
+    assert "stale-epoch" not in write["400"]["description"]
+    assert "stale-epoch" in write["409"]["description"]
+    assert "503" in document["paths"]["/v1/health/leader"]["get"]["responses"]
+    bare = call("PUT", leader.url + "/v1/probe/a").json()
+    assert bare["detail"] == "a JSON object is expected in the body, and there is none"
     assert "service" not in json.dumps(document["paths"]["/v1/ha/status"]["get"].get("parameters", []))
 
 

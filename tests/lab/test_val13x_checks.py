@@ -48,7 +48,7 @@ from plasmacloud.lab.val13x.facts import (
 )
 from plasmacloud.lab.val13x.suite import Val13x
 from plasmacloud.verify.checks import Check, Verdict
-from plasmacloud.verify.events import FaultProof, NodeThawed, ServiceResumed
+from plasmacloud.verify.events import CaughtUp, FaultProof, NodeThawed, ServiceResumed
 from plasmacloud.verify.history import Op, Outcome
 from plasmacloud.verify.observations import StatusSample
 
@@ -236,6 +236,16 @@ def test_service_that_does_not_come_back() -> None:
         for e in record.events
     ]
     assert found(changed(record, events=events), good_gathered(), names.KILLS).verdict is FAIL
+
+
+def test_service_that_ends_again() -> None:
+    record = good_record()
+    number = trial_of(names.KILL_PRIMARY)
+    events = [
+        msgspec.structs.replace(e, ok=False) if isinstance(e, CaughtUp) and e.trial == number else e
+        for e in record.events
+    ]
+    assert found(changed(record, events=events), good_gathered(), names.SYNC_FAILOVER).verdict is FAIL
 
 
 def test_a_lost_write_fails_the_scenario_that_lost_it() -> None:

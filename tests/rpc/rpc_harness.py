@@ -14,7 +14,7 @@ from plasmacloud.rpc.deadlines import DeadlineWheel
 from plasmacloud.rpc.grpc_framing import encode_message
 from plasmacloud.rpc.h2 import frames
 from plasmacloud.rpc.h2.errors import ErrorCode
-from plasmacloud.rpc.h2.frames import END_STREAM, GOAWAY, HEADERS
+from plasmacloud.rpc.h2.frames import DATA, END_STREAM, GOAWAY, HEADERS
 from plasmacloud.rpc.h2.headers import encode_fields
 from plasmacloud.rpc.limits import Limits
 from plasmacloud.rpc.server import Server
@@ -286,6 +286,11 @@ def on_wire(test, limits: Limits | None = None, *, greet: bool = True) -> EchoSe
 
     run(main())
     return service
+
+
+def data_of(found: list[Frame]) -> bytes:
+    """The payload of all DATA."""
+    return b"".join([frame.payload for frame in found if frame.kind == DATA])
 
 
 def goaway_code(found: list[Frame]) -> ErrorCode | None:

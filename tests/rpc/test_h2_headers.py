@@ -75,7 +75,10 @@ def test_an_oversized_list_is_refused_and_the_table_stays_in_step() -> None:
 def test_a_bomb_of_references_costs_no_memory() -> None:
     decoder = HeaderDecoder(16_384)
     decoder.decode(encode_insert(b"bomb", b"x" * 4000))
-    assert decoder.decode(b"\xbe" * 60_000) is None
+    assert decoder.decode(b"\xbe" * 15) is None
+    with pytest.raises(ConnectionFault) as caught:
+        decoder.decode(b"\xbe" * 60_000)
+    assert caught.value.code is ErrorCode.ENHANCE_YOUR_CALM
 
 
 def encode_insert(name: bytes, value: bytes) -> bytes:

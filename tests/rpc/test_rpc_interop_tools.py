@@ -14,7 +14,9 @@ from rpc_harness import EchoService, run, serving
 
 from plasmacloud.rpc.grpc_framing import encode_message
 from plasmacloud.rpc.proto import rpc_pb2
+from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.service import ServiceTable, UnaryCall
+from plasmacloud.rpc.web import HttpRequest, HttpResponse, WebTable
 
 
 async def tool(*argv: str, env: dict[str, str] | None = None) -> str:
@@ -117,6 +119,32 @@ def test_curl(tmp_path) -> None:
             assert reply.read_bytes() == body.read_bytes()
             assert await tool(*base, "--http2-prior-knowledge", url) == "405"
             assert await tool(*base, "--http1.1", url) == "505"
+
+    run(main())
+
+
+def test_nghttp_and_h2load_on_a_page() -> None:
+    async def main() -> None:
+        web = WebTable()
+
+        async def page(request: HttpRequest) -> HttpResponse:
+            return HttpResponse(200, b"<page>" * 20_000)
+
+        web.get("/page", page)
+        server = Server(ServiceTable(), web=web)
+        _, port = await server.start("127.0.0.1", 0)
+        try:
+            url = f"http://127.0.0.1:{port}/page"
+            told = await tool(
+                "nghttp", "-nv", "--no-dep", "--timeout=10", "-w14", "-W15", *[f"{url}?{i}" for i in range(3)]
+            )
+            assert told.count(":status: 200") == 3
+            assert "GOAWAY frame <length=8" in told
+            for protocol in ([], ["--h1"]):
+                told = await tool("h2load", *protocol, "-n300", "-c3", "-m5", url)
+                assert "300 succeeded, 0 failed" in told
+        finally:
+            await server.close(0)
 
     run(main())
 

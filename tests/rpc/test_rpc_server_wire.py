@@ -191,7 +191,7 @@ def test_compressed_requests() -> None:
             if code is StatusCode.OK:
                 assert [f.payload[5:] for f in found if f.kind == DATA] == [b"plain" * 10]
             else:
-                assert ends[-1]["grpc-accept-encoding"] == "identity,gzip"
+                assert ends[-1]["grpc-accept-encoding"] == "identity,deflate,gzip"
 
     on_wire(test)
 

@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 
 from plasmacloud.chainfire.commands import CommandKind
-from plasmacloud.chainfire.peer_memory import Evidence, Known, PeerMemory, PeerRegister
+from plasmacloud.chainfire.peer_memory import PeerRegister
 from plasmacloud.chainfire.replica import Replica
 from plasmacloud.chainfire.running_member import RunningMember
 from plasmacloud.chainfire.snapshot_flow import Received
-from plasmacloud.chainfire.state_machine import Applied, Checkpoint, Session, StateMachine
+from plasmacloud.chainfire.state_machine import Applied, Checkpoint, StateMachine
 from plasmacloud.chainfire.waiting import ReadWaiter
 from plasmacloud.raft.log import RaftLog
 from plasmacloud.raft.membership import ConfState
@@ -30,17 +30,11 @@ from plasmacloud.rpc.peer_wire import PeerClaim, Refusal, RefusalCode
 from plasmacloud.rpc.proto.rpc_pb2 import PutRequest
 from plasmacloud.storage.disk import DiskFile
 from plasmacloud.storage.entry import Entry, HardState
-from plasmacloud.storage.install import LOG
+from plasmacloud.storage.incoming import COMPLETE
+from plasmacloud.storage.install import LOG, prepare_state
 from plasmacloud.storage.wal import Wal
 from plasmacloud.storage.wal_errors import CorruptLog
 from plasmacloud.storage.wal_format import LogMark
-from plasmacloud.storage.wal_recovery import segment_name
-
-
-def mutant(**parts: Any) -> type[RunningMember]:
-    """A member with other parts."""
-    return type("Mutant", (RunningMember,), parts)
-
 
 # Votes and terms
 
@@ -74,12 +68,17 @@ class VoteBeforeSync(Raft):
         return ready
 
 
-class VotesForAnyLog(Raft):
-    """A candidate's log is not looked at."""
+class AnyLogWillDo(RaftLog):
+    """Every log is as good as the own."""
 
-    def _on_vote(self, message: Message) -> None:
-        message.index, message.log_term = self.log.last_index, max(message.log_term, self.log.last_term)
-        super()._on_vote(message)
+    def is_up_to_date(self, index: int, term: int) -> bool:
+        return True
+
+
+class VotesForAnyLog(Raft):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.log = AnyLogWillDo(self.log._stable, commit=self.log.commit, applied=self.log.applied)
 
 
 class PreVoteRaisesTerm(Raft):
@@ -200,10 +199,13 @@ class ConflictsStay(Raft):
 
 
 class StaleLeaderIsHeard(Raft):
-    """A batch of entries of an earlier term's leader is taken."""
+    """A batch of entries is taken whoever sends it: a leader of the past, although another one is known."""
 
     def _admit_term(self, message: Message) -> bool:
-        return (message.type is MessageType.APPEND and message.term < self.term) or super()._admit_term(message)
+        if message.type is MessageType.APPEND and self.role is StateRole.FOLLOWER and message.term < self.term:
+            self.leader_id = message.sender
+            return True
+        return super()._admit_term(message)
 
 
 class HeartbeatCommitsTooMuch(Raft):
@@ -224,6 +226,10 @@ class LeaderCountsItselfEarly(Raft):
         index = super()._append_own(kind, data)
         self.tracker.progress[self.id].acknowledge(index)
         return index
+
+    def _note_own_durable(self) -> None:
+        super()._note_own_durable()
+        self._advance_commit()
 
 
 class AcknowledgesBeforeSync(Wal):
@@ -389,22 +395,38 @@ class InstallsWithNewLog(RunningMember):
 
     def _finish_installation(self, received: Received | None, path: Path) -> None:
         super()._finish_installation(received, path)
-        if received is None:
-            return
-        disk, mark, size = self.environment.disk, received.info.mark, self.config.tuning.segment_bytes
-        before = Wal.open(path / LOG, identity=self.identity, disk=disk, segment_bytes=size)
+        if received is not None:
+            self._replace_log(path / LOG, received.info.mark)
+
+    def _replace_log(self, path: Path, mark: LogMark) -> None:
+        open_log = partial(
+            Wal.open,
+            path,
+            identity=self.identity,
+            disk=self.environment.disk,
+            segment_bytes=self.config.tuning.segment_bytes,
+        )
+        before = open_log()
         before.close()
-        disk.remove_tree(path / LOG)
-        log = Wal.open(path / LOG, identity=self.identity, disk=disk, segment_bytes=size, initial_mark=mark)
+        self.environment.disk.remove_tree(path)
+        log = open_log(initial_mark=mark)
         if self.keeps_hard_state:
             log.append_blocking(msgspec.structs.replace(before.hard_state, commit=mark.index), ())
         log.close()
 
 
 class InstallsOverNewerState(InstallsWithNewLog):
-    """An installed snapshot takes away what the log already has behind it; term and vote stay."""
+    """The snapshot received last is installed again at the next start, whatever came since; term and vote stay."""
 
     keeps_hard_state = True
+
+    def _finish_installation(self, received: Received | None, path: Path) -> None:
+        disk, file = self.environment.disk, path / "snapshots" / COMPLETE
+        if received is None and disk.find(file) is not None:  # type: ignore[attr-defined]
+            info = prepare_state(path, file, identity=self.identity, disk=disk, stores=self.environment.stores)
+            received = Received(file, info)
+            self._replace_log(path / LOG, info.mark)
+        super()._finish_installation(received, path)
 
 
 # Members
@@ -425,39 +447,3 @@ class GivesUpCommands(Replica):
 
     def _due(self, lane: Any) -> list[bytes]:
         return list(lane.take(self._loop.time())) if lane.has_unsent else []
-
-
-MUTANTS: dict[str, type[RunningMember]] = {
-    "vote not persisted": mutant(raft_class=VoteNotPersisted),
-    "several votes in a term": mutant(raft_class=VotesTwice),
-    "vote given before it is synced": mutant(raft_class=VoteBeforeSync),
-    "vote for any log": mutant(raft_class=VotesForAnyLog),
-    "pre-vote that raises the term": mutant(raft_class=PreVoteRaisesTerm),
-    "half of the votes elects": mutant(raft_class=WinsWithHalf),
-    "nobody stands for election": mutant(raft_class=NeverStands),
-    "an earlier term's entry committed by counting": mutant(raft_class=CommitsEarlierTerms),
-    "learners count": mutant(raft_class=LearnersCommit),
-    "joint configuration left too early": mutant(raft_class=LeavesJointEarly),
-    "two membership changes at once": mutant(raft_class=TwoChangesAtOnce),
-    "log cut by a stale append": mutant(raft_class=StaleAppendCuts),
-    "conflicting entries stay": mutant(raft_class=ConflictsStay),
-    "stale leader's batch accepted": mutant(raft_class=StaleLeaderIsHeard),
-    "heartbeat commits beyond the match": mutant(raft_class=HeartbeatCommitsTooMuch),
-    "leader counts itself before its disk": mutant(raft_class=LeaderCountsItselfEarly),
-    "acknowledged before it is synced": mutant(log_class=AcknowledgesBeforeSync),
-    "reads without confirmation": mutant(raft_class=ReadsAtOnce),
-    "reads before the leader's own entry": mutant(raft_class=ReadsBeforeOwnEntry),
-    "reads from the local state": mutant(replica_class=ReadsLocally),
-    "reads before they are applied": mutant(replica_class=ReadsBeforeApplied),
-    "a batch that comes twice is applied twice": mutant(machine_class=AppliesTwice),
-    "sessions not in the checkpoint": mutant(machine_class=SessionsNotSaved),
-    "snapshot that forgets the membership": mutant(machine_class=MembershipNotSaved),
-    "commands do more where a client waits": mutant(machine_class=OwnCommandsDiffer),
-    "log shortened beyond the checkpoint": mutant(log_class=CompactsTooFar),
-    "log never synced": mutant(log_class=NeverSyncs),
-    "damage in the log taken for a torn end": mutant(log_class=SkipsDamage),
-    "installation forgets term and vote": InstallsWithNewLog,
-    "snapshot installed over newer state": InstallsOverNewerState,
-    "emptied disks are believed": mutant(register_class=BelievesEverybody),
-    "commands not sent to the next leader": mutant(replica_class=GivesUpCommands),
-}

@@ -115,13 +115,17 @@ class Checkpointer:
         async with self._running:
             if self._taken is not None:
                 await self._commit(self._taken)
-            machine = self._replica.machine
-            if machine.applied_index != self._saved.index:
-                await self._commit(machine.take_checkpoint())
+            await self._replica.when_whole(self._take)
+            if self._taken is not None:
+                await self._commit(self._taken)
+
+    def _take(self) -> None:
+        machine = self._replica.machine
+        if machine.applied_index != self._saved.index:
+            # What was taken stays readable in memory until its own commit succeeds.
+            self._taken = machine.take_checkpoint()
 
     async def _commit(self, checkpoint: Checkpoint) -> None:
-        # What was taken stays readable in memory until its own commit succeeds.
-        self._taken = checkpoint
         await self._loop.run_in_executor(
             None, lambda: self._store.commit(checkpoint.puts, checkpoint.deletes, checkpoint.meta)
         )

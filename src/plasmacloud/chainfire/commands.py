@@ -18,7 +18,7 @@ applied by everybody, so nobody may refuse it any more.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -155,6 +155,20 @@ class Batch(NamedTuple):
     incarnation: int
     first_seq: int
     commands: list[tuple[int, bytes]]  # (kind, body)
+
+
+def join_batches(batches: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
+    """The data of entries: batches in order, up to ``max_bytes`` in each but at least one."""
+    data: list[bytes] = []
+    size = 0
+    for batch in batches:
+        if data and size + len(batch) > max_bytes:
+            yield b"".join(data)
+            data, size = [], 0
+        data.append(batch)
+        size += len(batch)
+    if data:
+        yield b"".join(data)
 
 
 def encode_batch(origin: int, incarnation: int, first_seq: int, commands: Sequence[tuple[int, bytes]]) -> bytes:

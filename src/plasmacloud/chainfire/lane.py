@@ -49,6 +49,11 @@ class Lane(Generic[W]):
         self._again_at = 0.0
         self._again_delay_s = RESEND_MIN_S
 
+    def put_off(self, now: float) -> None:
+        """This member is busy applying entries: that nothing of this lane was executed yet does not mean it is lost."""
+        if 0.0 < self._again_at < _NEVER:
+            self._again_at = max(self._again_at, now + self._again_delay_s)
+
     def is_due(self, now: float) -> bool:
         """Whether everything in flight should be sent again."""
         return now >= self._again_at

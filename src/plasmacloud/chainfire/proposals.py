@@ -61,7 +61,7 @@ class ProposalQueue(Generic[W]):
     def __init__(self, *, max_commands: int, max_bytes: int, is_gone: Callable[[W], bool] = lambda _: False) -> None:
         """``is_gone`` tells that nobody waits any more: a command that was not sent by then is dropped."""
         self._is_gone = is_gone
-        self._max_commands = max_commands
+        self.max_commands = max_commands
         self._max_bytes = max_bytes
         self._unsent: deque[_Unsent[W]] = deque()
         self._in_flight: deque[_InFlight[W]] = deque()
@@ -86,9 +86,19 @@ class ProposalQueue(Generic[W]):
         """Bytes of all commands held."""
         return self._bytes
 
+    @property
+    def full(self) -> bool:
+        """Whether the next command would be refused for want of a place."""
+        return len(self._unsent) + len(self._in_flight) >= self.max_commands
+
+    @property
+    def oldest_deadline(self) -> float:
+        """When the oldest command in flight gives up; deadlines lie one patience behind arrivals."""
+        return self._in_flight[0].deadline
+
     def submit(self, kind: int, body: bytes, waiter: W, deadline: float) -> None:
         """Queue a command. Raises `Overloaded` when the queue is full."""
-        if len(self._unsent) + len(self._in_flight) >= self._max_commands or self._bytes + len(body) > self._max_bytes:
+        if self.full or self._bytes + len(body) > self._max_bytes:
             raise Overloaded(f"{len(self)} commands of {self._bytes} bytes are waiting")
         self._bytes += len(body)
         self._unsent.append(_Unsent(kind, body, waiter, deadline))

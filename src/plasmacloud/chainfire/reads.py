@@ -2,8 +2,9 @@
 
 Reads that arrive together share one *round*: the leader confirms with a quorum that it still leads and names its
 commit index; when this member has applied that index, the reads of the round may be answered (Raft thesis, section
-6.4). A round that gets no answer, because the leader died or a message was lost, is not an answer: its reads go
-back to the front of the queue and into a new round.
+6.4). A round without an answer, because the leader died or a message was lost, is asked again, after a while that
+doubles each time. It stays the same round: whichever question is answered at last, the quorum was asked after the reads
+had begun. To give a round up instead would never answer anybody whose way to the leader is longer than the first wait.
 
 Pure: the time is an argument (seconds, monotonic).
 """
@@ -13,6 +14,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 W = TypeVar("W")
 
+FIRST_WAIT_S = 0.15
+LONGEST_WAIT_S = 2.0
 MAX_ROUNDS = 4  # rounds under way at once: one is confirmed while the next collects
 
 
@@ -22,12 +25,13 @@ class _Read(NamedTuple, Generic[W]):
 
 
 class _Round(Generic[W]):
-    __slots__ = ("context", "index", "reads", "started")
+    __slots__ = ("again_at", "context", "index", "reads", "wait_s")
 
     def __init__(self, context: int, reads: list[_Read[W]], started: float) -> None:
         self.context = context
         self.reads = reads
-        self.started = started
+        self.wait_s = FIRST_WAIT_S
+        self.again_at = started + self.wait_s
         self.index: int | None = None  # the confirmed read index
 
 
@@ -65,7 +69,7 @@ class ReadQueue(Generic[W]):
         return context
 
     def confirmed(self, context: int, index: int) -> None:
-        """The quorum has confirmed the round. An answer to a round given up on is ignored."""
+        """The quorum has confirmed the round. An answer to a round that is over is ignored."""
         for round_ in self._rounds:
             if round_.context == context and round_.index is None:
                 round_.index = index
@@ -84,15 +88,13 @@ class ReadQueue(Generic[W]):
         self._rounds = kept
         return ready
 
-    def retry(self, started_before: float) -> int:
-        """Put the reads of unconfirmed rounds begun before that time back into the queue; returns how many."""
-        lost = [r for r in self._rounds if r.index is None and r.started <= started_before]
-        if not lost:
-            return 0
-        self._rounds = deque(r for r in self._rounds if r not in lost)
-        returned = [read for round_ in lost for read in round_.reads]
-        self._waiting = returned + self._waiting
-        return len(returned)
+    def ask_again(self, now: float, *, all_of_them: bool = False) -> list[int]:
+        """The contexts of the rounds whose question should be repeated now; of every open round for a new leader."""
+        due = [r for r in self._rounds if r.index is None and (all_of_them or r.again_at <= now)]
+        for round_ in due:
+            round_.wait_s = FIRST_WAIT_S if all_of_them else min(2 * round_.wait_s, LONGEST_WAIT_S)
+            round_.again_at = now + round_.wait_s
+        return [round_.context for round_ in due]
 
     def expire(self, now: float) -> list[W]:
         """The reads whose deadline has passed. They are answered by an error, and by nothing else later."""
@@ -107,6 +109,7 @@ class ReadQueue(Generic[W]):
         self._waiting = keep(self._waiting)
         for round_ in self._rounds:
             round_.reads = keep(round_.reads)
+        self._rounds = deque(round_ for round_ in self._rounds if round_.reads)
         return expired
 
     def abandon(self) -> list[W]:

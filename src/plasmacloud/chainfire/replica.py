@@ -2,7 +2,8 @@
 
 Everything that decides is elsewhere: `raft` (who leads, what is committed), `ProposalQueue` and `ReadQueue` (what
 clients wait for), `StateMachine` (what commands do). This file moves bytes between them, the log, the other members
-and the clients, on one event loop.
+and the clients, on one event loop; how commands reach the leader and how entries become state are files of their own
+(`proposing`, `applying`).
 
 The rhythm is the loop's own. Requests, frames and finished disk writes that arrive in one turn of the loop only leave
 their mark; then one *pump* serves them together: one entry in the log for all commands, one write to the disk, one
@@ -14,59 +15,48 @@ checkpoints; the log is shortened only behind a finished checkpoint.
 """
 
 import asyncio
-import struct
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TypeVar
 
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.base.logging import get_logger
+from plasmacloud.chainfire import frames
+from plasmacloud.chainfire.admission import Admission
+from plasmacloud.chainfire.applying import Applier
 from plasmacloud.chainfire.cluster_state import ClusterState
-from plasmacloud.chainfire.commands import (
-    MEMBERSHIP_KINDS,
-    change_origin,
-    check_batch,
-    decode,
-    encode_batch,
-    removes,
-)
+from plasmacloud.chainfire.commands import MEMBERSHIP_KINDS, change_origin
 from plasmacloud.chainfire.config import ServerConfig
 from plasmacloud.chainfire.datadir import DataDir
+from plasmacloud.chainfire.handover import best_successor
 from plasmacloud.chainfire.lane import Lane
 from plasmacloud.chainfire.member_care import MemberCare
 from plasmacloud.chainfire.members import format_id
 from plasmacloud.chainfire.membership_policy import JoinProgress
-from plasmacloud.chainfire.membership_view import MembershipView, admit, log_floor
+from plasmacloud.chainfire.membership_view import MembershipView, log_floor
 from plasmacloud.chainfire.neighbours import Neighbours, own_address
 from plasmacloud.chainfire.peer_memory import Forgotten, forgotten
 from plasmacloud.chainfire.proposals import Overloaded, ProposalQueue
+from plasmacloud.chainfire.proposing import Proposer
 from plasmacloud.chainfire.reads import ReadQueue
 from plasmacloud.chainfire.snapshot_flow import SnapshotFlow
-from plasmacloud.chainfire.state_machine import Applied, StateMachine
+from plasmacloud.chainfire.state_machine import StateMachine
+from plasmacloud.chainfire.tally import Tally
 from plasmacloud.chainfire.waiting import NO_LEADER, STOPPING, TIMED_OUT, TOO_MANY_REQUESTS, ReadWaiter, Waiter
 from plasmacloud.raft.codec import decode_message, encode_message
-from plasmacloud.raft.errors import NotLeader, ProposalRefused
 from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.raft import Raft, Ready
+from plasmacloud.rpc.peer_door import Judge
 from plasmacloud.rpc.peer_wire import Refusal, RefusalCode
 from plasmacloud.rpc.status import StatusCode
-from plasmacloud.rpc.transport import Judge, TransportFactory
-from plasmacloud.storage.entry import Entry, EntryKind
+from plasmacloud.rpc.transport import TransportFactory
 from plasmacloud.storage.wal import Wal
 
-# First byte of a frame between members.
-_RAFT = b"\x00"  # a raft message
-_COMMANDS = b"\x01"  # a batch of commands for the leader
-_FLOOR = b"\x02"  # the index up to which every member has the log
-_CHANGE = b"\x03"  # a batch of one membership command for the leader
-_SNAPSHOT = b"\x04"  # a frame of a snapshot transfer
-
-_INDEX = struct.Struct("<Q")
-_APPLY_BUDGET_S = 0.005  # applying yields to heartbeats after this long
-_READ_RETRY_S = 0.15
 _SINGLE_BYTES = 1024  # an entry of more than this holds more than one command, or a large one
 _PATIENCE_S = 0.9  # without a leader, requests wait for this long (or three election timeouts) before they are refused
 _EXPIRE_TICKS = 5
+
+T = TypeVar("T")
 
 log = get_logger("chainfire")
 
@@ -118,11 +108,9 @@ class Replica:
         self._changes = self._lane(change_origin(self.member_id), data.incarnation, batch_bytes=0)
         self._lanes = (self._writes, self._changes)
         self._reads: ReadQueue[ReadWaiter] = ReadQueue(first_context=data.incarnation)
-        self._forwarders: list[int] = []  # the members that these came from
-        self._forwarded: list[bytes] = []  # batches of other members, for the next entry
+        self._proposer = Proposer(self, self._writes, self._changes)
+        self._applier = Applier(self, self._writes, self._changes)
         self.care = MemberCare(self)
-        self._asked: deque[bytes] = deque()  # membership commands, own and others', each for an entry of its own
-        self._to_apply: deque[Entry] = deque()
         self._readys_in_flight = 0
         self._pump_scheduled = False
         self._running = False
@@ -134,6 +122,8 @@ class Replica:
         self._next_tick_at = 0.0
         self._tick_handle: asyncio.TimerHandle | None = None
         self.floor = 0  # every member has the log up to here
+        self.tally = Tally()
+        self._admission = Admission(config.max_inflight_commands)
         self.snapshots: SnapshotFlow | None = None  # set by the server before `start`
 
     # What the server and the services use
@@ -148,7 +138,7 @@ class Replica:
 
     async def start(self, quiet_s: float = 0.0) -> None:
         """Listen for the other members, dial them, and begin to tick, ``quiet_s`` seconds later."""
-        self._sync_peers()
+        self.follow_members()
         await self.transport.start(self.config.listen_peer.host, self.config.listen_peer.port)
         self._running = True
         self._next_tick_at = self._loop.time() + max(self.config.tick_s, quiet_s)
@@ -164,6 +154,7 @@ class Replica:
         try:
             lane.queue.submit(kind, body, waiter, self._loop.time() + self.config.request_timeout_s)
         except Overloaded:
+            self.tally.overload_refusals += 1
             waiter.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
             return
         self.wake()
@@ -174,10 +165,18 @@ class Replica:
             waiter.fail(StatusCode.UNAVAILABLE, STOPPING if self._stopping else NO_LEADER)
             return
         if len(self._reads) >= self.config.max_inflight_commands:
+            self.tally.overload_refusals += 1
             waiter.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
             return
         self._reads.submit(waiter, self._loop.time() + self.config.request_timeout_s)
         self.wake()
+
+    def sheds_command(self) -> bool:
+        """Whether a write would be refused now because of load: to be asked before anything is done about it."""
+        if full := self._writes.queue.full:
+            self._admission.refused(self._loop.time())
+            self.tally.overload_refusals += 1
+        return full
 
     @property
     def stopping(self) -> bool:
@@ -209,6 +208,10 @@ class Replica:
         """The membership as of the local state."""
         return self.machine.cluster
 
+    async def when_whole(self, work: Callable[[], T]) -> T:
+        """The result of ``work``, which is called when no entry is half applied (`Applier.when_whole`)."""
+        return await self._applier.when_whole(work)
+
     def membership_view(self) -> MembershipView:
         """What this member knows about the others now."""
         return self.care.view()
@@ -232,12 +235,7 @@ class Replica:
 
     def handover_target(self) -> int:
         """The voter that is best prepared to lead instead of this member; 0: none is reachable."""
-        best, best_match = 0, -1
-        for member_id, progress in self.raft.status().progress.items():
-            candidate = member_id in self.raft.conf.voters and self.transport.is_connected(member_id)
-            if candidate and progress.match > best_match:
-                best, best_match = member_id, progress.match
-        return best
+        return best_successor(self.raft, self.transport.is_connected)
 
     async def stop(self) -> None:
         """Answer everybody who still waits, and let go of the other members. The log stays open."""
@@ -258,10 +256,9 @@ class Replica:
         """From now on no new request is taken; those under way are finished."""
         self._stopping = True
 
-    @property
-    def busy(self) -> bool:
-        """Whether clients wait for something."""
-        return sum(len(lane.queue) for lane in self._lanes) + len(self._reads) > 0
+    def pending(self) -> tuple[int, int]:
+        """Commands and reads of this member's clients that are not answered."""
+        return sum(len(lane.queue) for lane in self._lanes), len(self._reads)
 
     # Events: each leaves its mark and wakes the pump
 
@@ -273,7 +270,7 @@ class Replica:
 
     def _on_frame(self, sender: int, frame: bytes) -> None:
         kind = frame[:1]
-        if kind == _RAFT:
+        if kind == frames.RAFT:
             message = decode_message(frame[1:])
             if message.sender != sender or message.to != self.member_id:
                 raise PlasmaError(f"a raft message from {message.sender:x} to {message.to:x} on another's connection")
@@ -281,19 +278,15 @@ class Replica:
                 self.raft.step(message)
             except Exception as error:  # noqa: BLE001 - see _fail
                 self._fail(error)
-        elif kind == _COMMANDS:
-            batch = frame[1:]
-            check_batch(batch)
-            self._forwarded.append(batch)
-            self._forwarders.append(sender)
-        elif kind == _CHANGE:
-            check_batch(frame[1:])
-            self._asked.append(frame[1:])
-        elif kind == _SNAPSHOT:
+        elif kind == frames.COMMANDS:
+            self._proposer.forwarded(sender, frame[1:])
+        elif kind == frames.CHANGE:
+            self._proposer.asked(frame[1:])
+        elif kind == frames.SNAPSHOT:
             if self.snapshots is not None:
                 self.snapshots.on_frame(sender, frame[1:])
-        elif kind == _FLOOR:
-            (self.floor,) = _INDEX.unpack_from(frame, 1)
+        elif kind == frames.FLOOR:
+            self.floor = frames.read_floor(frame)
         else:
             raise PlasmaError(f"unknown kind of frame {kind!r}")
 
@@ -355,7 +348,8 @@ class Replica:
                 waiter.fail(StatusCode.UNAVAILABLE, TIMED_OUT)
         for read in self._reads.expire(now):
             read.fail(StatusCode.UNAVAILABLE, TIMED_OUT)
-        self._reads.retry(now - _READ_RETRY_S)
+        if self.raft.leader_id != 0:
+            self._repeat_questions(self._reads.ask_again(now))
 
     # The pump
 
@@ -376,14 +370,14 @@ class Replica:
     def _serve(self) -> None:
         if self._leader_seen != (self.raft.leader_id, self.raft.term):
             self._leader_changed()
-            self._send_commands()  # what has waited for a leader travels with the entry that begins its term
+            self._proposer.send()  # what has waited for a leader travels with the entry that begins its term
         self._drive()
         if self._leader_seen != (self.raft.leader_id, self.raft.term):
             self._leader_changed()
-        self._send_commands()
+        self._proposer.send()
         self._ask_reads()
         self._drive()
-        self._apply()
+        self._applier.run()
         self.transport.flush()
         for read in self._reads.take_ready(self.machine.applied_index):
             read.run()
@@ -401,7 +395,7 @@ class Replica:
                 self._wal.append(ready.hard_state, ready.entries, partial(self._on_durable, ready))
             else:
                 self._finish(ready)
-            self._to_apply.extend(ready.committed)
+            self._applier.take(ready.committed)
             for context, index in ready.read_states:
                 self._reads.confirmed(context, index)
 
@@ -435,138 +429,35 @@ class Replica:
                     "needs a snapshot", member=self.cluster.name_of(message.to), log_begins=self._wal.first_index()
                 )
                 self.snapshots.wanted(message.to)
-            elif not self.transport.send(message.to, _RAFT + encode_message(message)):
+            elif not self.transport.send(message.to, frames.RAFT + encode_message(message)):
                 self.raft.peer_unreachable(message.to)
 
     def _leader_changed(self) -> None:
         self._leader_seen = (self.raft.leader_id, self.raft.term)
         self._on_leader_change(*self._leader_seen)
         if self.raft.leader_id != 0:
+            self.tally.leaders_seen += 1
             self._leader_known_at, self._leaderless = self._loop.time(), False
             for lane in self._lanes:
                 lane.send_again_soon()
-            self._reads.retry(self._loop.time())
-
-    # Commands to the leader
-
-    def _send_commands(self) -> None:
-        leader = self.raft.leader_id
-        if leader == self.member_id:
-            self._propose_all()
-            return
-        # For the leader that this member no longer is: their senders will send them again.
-        self._forwarded.clear()
-        self._forwarders.clear()
-        self._asked.clear()
-        if leader == 0 or not self.transport.is_connected(leader):
-            return
-        for lane, kind in ((self._writes, _COMMANDS), (self._changes, _CHANGE)):
-            for batch in self._due(lane):
-                self.transport.send(leader, kind + batch)
-
-    def _due(self, lane: Lane[Waiter]) -> list[bytes]:
-        """What of a lane has to be sent to the leader now."""
-        now = self._loop.time()
-        batches = list(lane.again(now)) if lane.is_due(now) else []
-        if lane.has_unsent:
-            batches += lane.take(now)
-        return batches
-
-    def _propose_all(self) -> None:
-        if not self.raft.takes_proposals:
-            return
-        batches, self._forwarded = self._forwarded, []
-        batches += self._due(self._writes)
-        if batches:
-            self._propose(batches)
-        self._asked.extend(self._due(self._changes))
-        if self._asked and not self.raft.membership_pending:
-            self._propose_change()
-
-    def _propose(self, batches: list[bytes]) -> None:
-        data: list[bytes] = []
-        size = 0
-        try:
-            for batch in batches:
-                if data and size + len(batch) > self.config.tuning.entry_bytes:
-                    self.raft.propose(b"".join(data))
-                    data, size = [], 0
-                data.append(batch)
-                size += len(batch)
-            if data:
-                self.raft.propose(b"".join(data))
-            for member in self._forwarders:
-                self.raft.hurry_commit(member)
-            self._forwarders.clear()
-        except (NotLeader, ProposalRefused) as error:
-            log.debug("proposal refused, will be sent again", error=str(error))
-
-    def _propose_change(self) -> None:
-        """The next membership command, if its time has come; see `membership_view.admit` for what is refused here."""
-        ((origin, incarnation, seq, ((kind, body),)),) = decode(self._asked.popleft())
-        if self._is_done(origin, incarnation, seq):
-            self.wake()
-            return
-        if removes(kind, body) == self.member_id and (target := self.handover_target()):
-            # Whoever leaves hands over first. The member that asked will ask the next leader.
-            log.info("handing over before leaving the cluster", to=self.cluster.name_of(target))
-            self.raft.transfer_leader(target)
-            return
-        kind, body = admit(kind, body, self.membership_view())
-        try:
-            self.raft.propose_membership(encode_batch(origin, incarnation, seq, [(kind, body)]))
-        except (NotLeader, ProposalRefused) as error:
-            log.debug("membership change refused, will be sent again", error=str(error))
-
-    def _is_done(self, origin: int, incarnation: int, seq: int) -> bool:
-        """Whether a command that was sent twice has been executed already."""
-        session = self.machine.sessions.get(origin)
-        return session is not None and (incarnation, seq) <= (session.incarnation, session.last_seq)
-
-    # Reads and results
+            self._repeat_questions(self._reads.ask_again(self._loop.time(), all_of_them=True))
 
     def _ask_reads(self) -> None:
         while self._reads.has_waiting and self.raft.leader_id != 0:
             self.raft.read_index(self._reads.start_round(self._loop.time()))
 
-    def _apply(self) -> None:
-        if not self._to_apply:
-            return
-        now = self._loop.time()
-        until = now + _APPLY_BUDGET_S
-        origin = self._writes.session
-        while self._to_apply:
-            entry = self._to_apply.popleft()
-            if entry.kind is EntryKind.MEMBERSHIP:
-                self._apply_change(entry, now)
-            else:
-                self._answer(self._writes, self.machine.apply_entry(entry, local_origin=origin), now)
-            self.raft.applied_to(entry.index)
-            if self._loop.time() >= until:
-                break
-        if self._to_apply:
-            self.wake()
+    def _repeat_questions(self, contexts: list[int]) -> None:
+        for context in contexts:
+            self.raft.read_index(context)
 
-    def _answer(self, lane: Lane[Waiter], results: list[tuple[int, Applied]], now: float) -> None:
-        for seq, result in results:
-            waiter = lane.executed(seq, now)
-            if waiter is None:
-                continue
-            if result.error is None:
-                waiter.reply(result.body)
-            else:
-                waiter.fail(result.error.code, result.error.message)
+    def note_executed(self, count: int, now: float) -> None:
+        """So many writes of this member's clients have been executed; called before they are taken off the queue."""
+        queue = self._writes.queue
+        waited_s = now - queue.oldest_deadline + self.config.request_timeout_s
+        self.tally.executed(waited_s)
+        queue.max_commands = self._admission.executed(waited_s, count, now)
 
-    def _apply_change(self, entry: Entry, now: float) -> None:
-        results = self.machine.apply_entry(entry, local_origin=self._changes.session)
-        if self.cluster.conf != self.raft.conf:
-            self.raft.apply_membership(self.cluster.conf)
-            log.info("membership changed", members=", ".join(self.cluster.name_of(m.id) for m in self.cluster.members))
-        self._sync_peers()
-        self._answer(self._changes, results, now)
-        self.wake()
-
-    def _sync_peers(self) -> None:
+    def follow_members(self) -> None:
         """Dial the members of the cluster, unless this one has left it."""
         if self.member_id in self.cluster.departed:
             if not self._running:
@@ -587,14 +478,15 @@ class Replica:
 
     def send_snapshot_frame(self, member_id: int, frame: bytes) -> bool:
         """For `SnapshotFlow`."""
-        return self.transport.send(member_id, _SNAPSHOT + frame)
+        self.wake()  # the pump flushes
+        return self.transport.send(member_id, frames.SNAPSHOT + frame)
 
     def share_floor(self) -> None:
         """On the leader: tell every member up to which index all of them have the log (`log_floor`)."""
         if not self.is_leader:
             return
         self.floor = log_floor(self.membership_view())
-        frame = _FLOOR + _INDEX.pack(self.floor)
+        frame = frames.floor(self.floor)
         for member in self.cluster.members:
             if member.id != self.member_id:
                 self.transport.send(member.id, frame)

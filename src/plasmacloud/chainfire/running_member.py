@@ -221,6 +221,7 @@ class RunningMember:
             member_id=config.member.id,
             founding=founded,
         )
+        machine.set_slice(tuning.slice_keys)
         machine.peer_scheme = config.security.peer_scheme
         if machine.applied_index == 0 and founded.members:
             machine.skip(1, 1)
@@ -255,6 +256,7 @@ class RunningMember:
             self.data.snapshots,
             self.identity,
             make=self.make_snapshot,
+            applied=lambda: self.machine.applied_index,
             continues=lambda index: index + 1 >= wal.first_index(),
             send=replica.send_snapshot_frame,
             report=replica.raft.report_snapshot,

@@ -17,12 +17,14 @@ from plasmacloud.chainfire.cluster_services import ClusterService
 from plasmacloud.chainfire.config import ServerConfig
 from plasmacloud.chainfire.environment import Environment
 from plasmacloud.chainfire.forming import register_member
+from plasmacloud.chainfire.member_web import member_web
 from plasmacloud.chainfire.place import find_place
 from plasmacloud.chainfire.running_member import Lives, RunningMember
 from plasmacloud.chainfire.services import KvService, MaintenanceService
 from plasmacloud.chainfire.validate import MAX_MESSAGE_BYTES
 from plasmacloud.rpc.health import HealthService, ServingStatus
 from plasmacloud.rpc.limits import Limits
+from plasmacloud.rpc.reflection import ReflectionService
 from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.service import ServiceTable
 
@@ -86,8 +88,10 @@ class ClientDoors:
         self._health = HealthService()
         self._health.register(table)
         table.set_batch_end(replica.wake)
+        ReflectionService(table).register()
         self._config = config
-        self._server = Server(table, limits=Limits(max_recv_bytes=MAX_MESSAGE_BYTES))
+        web = member_web(table, replica, member.store, member.wal, lambda: self._server)
+        self._server = Server(table, limits=Limits(max_recv_bytes=MAX_MESSAGE_BYTES), web=web)
 
     async def open(self) -> None:
         """Listen. Raises `ConfigError` when the address cannot be used."""

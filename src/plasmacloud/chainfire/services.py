@@ -31,7 +31,7 @@ from plasmacloud.chainfire.validate import (
     validate_txn,
     validate_write,
 )
-from plasmacloud.chainfire.waiting import NO_LEADER, Waiter
+from plasmacloud.chainfire.waiting import NO_LEADER, TOO_MANY_REQUESTS, Waiter
 from plasmacloud.raft.raft import Raft
 from plasmacloud.rpc.proto import rpc_pb2
 from plasmacloud.rpc.service import ServiceTable, StreamCall, UnaryCall
@@ -74,6 +74,9 @@ class KvService:
         table.unary("/etcdserverpb.KV/Compact", self._compact)
 
     def _command(self, kind: CommandKind, call: UnaryCall, body: bytes, waiter: Waiter | None = None) -> None:
+        if self._replica.sheds_command():
+            call.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
+            return
         try:
             validate_write(kind, body)
         except RpcRefusal as refusal:
@@ -114,16 +117,19 @@ class KvService:
                     self._replica.submit(CommandKind.TXN, body, call)
                 return
             if is_serializable(request):
-                call.reply(self._store.txn(request))
+                call.reply(self._store.read_txn(request))
                 return
         except RpcRefusal as refusal:
             call.fail(refusal.code, refusal.message)
             return
         if not self._refused_leaderless(call):
-            self._replica.read(LinearizableRead(call, lambda: call.reply(self._store.txn(request))))
+            self._replica.read(LinearizableRead(call, lambda: call.reply(self._store.read_txn(request))))
 
     def _serve_range(self, call: UnaryCall, request: rpc_pb2.RangeRequest) -> None:
         """Answer now if it is quick, else in slices between which heartbeats are served. Raises `RpcRefusal`."""
+        if call.congested:
+            call.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
+            return
         answer = self._store.begin_range(request)
         if isinstance(answer, bytes):
             call.reply(answer)

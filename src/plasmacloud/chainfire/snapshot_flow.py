@@ -20,7 +20,7 @@ import msgspec
 from plasmacloud.base.errors import PlasmaError, StorageError
 from plasmacloud.base.logging import get_logger
 from plasmacloud.base.units import format_size
-from plasmacloud.chainfire.snapshot_frames import Frame, Offer, decode_frame, encode_frame
+from plasmacloud.chainfire.snapshot_frames import Done, Frame, Offer, decode_frame, encode_frame
 from plasmacloud.chainfire.snapshot_transfer import Receiver, Sender, TransferConfig, TransferState
 from plasmacloud.storage.disk import Disk, DiskFile
 from plasmacloud.storage.incoming import IncomingFile
@@ -54,6 +54,7 @@ class SnapshotFlow:
         identity: Identity,
         *,
         make: Callable[[Path], Awaitable[SnapshotInfo]],
+        applied: Callable[[], int],
         continues: Callable[[int], bool],
         send: Callable[[int, bytes], bool],
         report: Callable[[int, bool], None],
@@ -65,7 +66,7 @@ class SnapshotFlow:
     ) -> None:
         """``directory`` is for the files of transfers. ``make(path)`` writes a snapshot of the state as it is now.
 
-        ``continues(index)``: the log goes on behind that index.
+        ``applied()``: the index that the state has reached. ``continues(index)``: the log goes on behind that index.
         ``send(member, frame)`` is False when the frame cannot leave now. ``report(member, success)`` tells raft.
         """
         self._directory = directory
@@ -79,6 +80,7 @@ class SnapshotFlow:
         self._data_dir = data_dir
         self._identity = identity
         self._make = make
+        self._applied = applied
         self._continues = continues
         self._send = send
         self._report = report
@@ -196,6 +198,10 @@ class SnapshotFlow:
             if not isinstance(frame, Offer):
                 self._poll(member)
                 return
+        if isinstance(frame, Offer) and frame.index <= self._applied():
+            # It is here: installed by an earlier life, whose word of it may not have arrived, or overtaken by the log.
+            self._send(member, encode_frame(Done(frame.transfer)))
+            return
         try:
             answers = self._receiver.on_frame(member, frame, now)
         except StorageError as error:

@@ -8,6 +8,10 @@ committed; each member numbers its commands per incarnation, and the state remem
 with a gap before it is not executed: an earlier batch of the same member was lost, and order within a session holds.
 A member that has left executes nothing any more: its session is forgotten, and must not begin again.
 
+An entry that takes long is applied in slices, with other work in between. Until the last of them ``applied_index`` does
+not count it, no checkpoint can be taken, and readers see nothing of a request that is half executed (`MvccStore`).
+When the member ends in the middle nothing is lost: what was done is in memory only, and the log has the entry.
+
 Who belongs to the cluster is part of the state (`cluster_state`). Membership commands count only in entries of their
 own kind, and only one of an entry may change the configuration: consensus relies on taking one step at a time.
 """
@@ -22,6 +26,7 @@ from plasmacloud.base.errors import StorageError
 from plasmacloud.chainfire.cluster_state import CHANGE_UNDER_WAY, ClusterState
 from plasmacloud.chainfire.commands import (
     MEMBERSHIP_KINDS,
+    Batch,
     CommandKind,
     Refused,
     change_origin,
@@ -31,6 +36,7 @@ from plasmacloud.chainfire.commands import (
 from plasmacloud.chainfire.members import Publication, member_message
 from plasmacloud.chainfire.mvcc.records import RecordStore
 from plasmacloud.chainfire.mvcc.refusals import RpcRefusal, not_a_message
+from plasmacloud.chainfire.mvcc.slices import CHUNK_KEYS, SLICE_KEYS, Work
 from plasmacloud.chainfire.mvcc.store import MvccStore, no_leases
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.rpc.proto import rpc_pb2
@@ -42,12 +48,19 @@ from plasmacloud.storage.wal_format import LogMark
 META_NAME = "chainfire"
 FORMAT = 2
 
+_PUT = int(CommandKind.PUT)
+_IN_SLICES = frozenset({int(CommandKind.DELETE_RANGE), int(CommandKind.TXN)})
+
 
 class Applied(NamedTuple):
     """The result of a command: the serialized reply, or the refusal when there is one."""
 
     body: bytes
     error: RpcRefusal | None = None
+
+
+Results = list[tuple[int, Applied]]
+"""Of the commands of one member: (seq, result)."""
 
 
 class Session(NamedTuple):
@@ -124,7 +137,10 @@ class StateMachine:
         self.applied_index = 0
         self.applied_term = 0
         self.peer_scheme = "http"  # in answers about members, see `chainfire.security`
-        self._steps_left = 0  # changes of the configuration that the entry being applied may still make
+        self._slice_keys = SLICE_KEYS
+        self._entry_index = 0  # of the entry being applied
+        self._steps_left = 0  # changes of the configuration that it may still make
+        self._rest: Work[Results] | None = None  # of an entry that is applied in slices
 
     @classmethod
     def restore(
@@ -174,54 +190,105 @@ class StateMachine:
         *,
         local_origin: tuple[int, int] | None = None,
         membership: bool = False,
-    ) -> list[tuple[int, Applied]]:
-        """Apply the entry at ``index``, one of the membership kind or one of commands.
+    ) -> Results:
+        """Apply the entry at ``index``, one of the membership kind or one of commands, at once.
 
         Returns (seq, result) for the commands of ``local_origin`` (member id, incarnation) that were executed now.
         An entry that is already part of the state is skipped. Raises `CommandError`, before anything changed, for
         data that no correct member of this version can have proposed: the member must stop.
         """
+        return self._all(self._begin_entry(index, term, data, local_origin, membership=membership))
+
+    def apply_entry(self, entry: Entry, *, local_origin: tuple[int, int] | None = None) -> Results:
+        """Apply an entry of any kind at once: `apply` or `skip`."""
+        return self._all(self.begin(entry, local_origin=local_origin))
+
+    def begin(self, entry: Entry, *, local_origin: tuple[int, int] | None = None) -> Results | None:
+        """Begin to apply an entry of any kind. Most are applied with that; None: call `go_on` until it has results."""
+        if entry.kind is EntryKind.COMMANDS:
+            return self._begin_entry(entry.index, entry.term, entry.data, local_origin)
+        if entry.kind is EntryKind.MEMBERSHIP:
+            return self._begin_entry(entry.index, entry.term, entry.data, local_origin, membership=True)
+        self.skip(entry.index, entry.term)
+        return []
+
+    def go_on(self) -> Results | None:
+        """The next slice of the entry that was begun; its results if that was the last one."""
+        work = self._rest
+        assert work is not None, "no entry is half applied"
+        left = self._slice_keys
+        try:
+            while left > 0:
+                left -= next(work)
+        except StopIteration as done:
+            self._rest = None
+            self.applied_index = self._entry_index
+            results: Results = done.value
+            return results
+        return None
+
+    def set_slice(self, keys: int) -> None:
+        """Do no more at a time than what it takes to change so many keys, of an entry that takes long."""
+        self._slice_keys = keys
+        self.store.chunk_keys = min(CHUNK_KEYS, keys)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the state is that of ``applied_index``: no entry is half applied."""
+        return self._rest is None
+
+    def _begin_entry(
+        self, index: int, term: int, data: bytes, local_origin: tuple[int, int] | None, *, membership: bool = False
+    ) -> Results | None:
         if index <= self.applied_index:
             return []
         batches = decode(data)
         self._advance(index, term)
         self._steps_left = 1 if membership else 0
+        self._rest = self._execute_all(batches, local_origin)
+        return self.go_on()
+
+    def _all(self, results: Results | None) -> Results:
+        while results is None:
+            results = self.go_on()
+        return results
+
+    def _execute_all(self, batches: list[Batch], local_origin: tuple[int, int] | None) -> Work[Results]:
         departed = self.cluster.departed
-        results: list[tuple[int, Applied]] = []
+        results: Results = []
+        cost, chunk = 0, self.store.chunk_keys
         for origin, incarnation, first_seq, commands in batches:
             done = None if origin in departed else self._begin(origin, incarnation, first_seq)
             if done is None or done >= len(commands):
                 continue
             self.sessions[origin] = Session(incarnation, first_seq + len(commands) - 1)
-            todo = commands[done:] if done else commands
-            if local_origin == (origin, incarnation):
-                seq = first_seq + done
-                for kind, body in todo:
-                    results.append((seq, self._execute(kind, body)))
+            asked_here = local_origin == (origin, incarnation)
+            seq = first_seq + done
+            for kind, body in commands[done:] if done else commands:
+                if cost >= chunk:
+                    yield cost
+                    cost = 0
+                if kind in _IN_SLICES:
+                    result = yield from self._execute_in_slices(kind, body, asked_here)
+                else:
+                    result = self._execute(kind, body, asked_here)
+                if asked_here:
+                    results.append((seq, result))
                     seq += 1
-            else:
-                for kind, body in todo:
-                    self._execute(kind, body, want_reply=False)
+                cost += 1
         return results
-
-    def apply_entry(self, entry: Entry, *, local_origin: tuple[int, int] | None = None) -> list[tuple[int, Applied]]:
-        """Apply an entry of any kind: `apply` or `skip`."""
-        if entry.kind is EntryKind.COMMANDS:
-            return self.apply(entry.index, entry.term, entry.data, local_origin=local_origin)
-        if entry.kind is EntryKind.MEMBERSHIP:
-            return self.apply(entry.index, entry.term, entry.data, local_origin=local_origin, membership=True)
-        self.skip(entry.index, entry.term)
-        return []
 
     def skip(self, index: int, term: int) -> None:
         """Take note of an entry without commands: a leader's first one."""
         if index > self.applied_index:
             self._advance(index, term)
+            self.applied_index = index
 
     def _advance(self, index: int, term: int) -> None:
+        assert self._rest is None, f"entry {self._entry_index} is half applied"
         assert index == self.applied_index + 1, f"entry {index} follows {self.applied_index}: one is missing"
         assert term >= self.applied_term, f"entry {index} has term {term} after term {self.applied_term}"
-        self.applied_index = index
+        self._entry_index = index
         if term != self.applied_term:
             self.applied_term = term
             self.store.header.set_term(term)
@@ -236,22 +303,31 @@ class StateMachine:
         expected = session.last_seq + 1
         return None if first_seq > expected else expected - first_seq
 
-    def _execute(self, kind: int, body: bytes, *, want_reply: bool = True) -> Applied:
-        store = self.store
+    def _execute(self, kind: int, body: bytes, want_reply: bool) -> Applied:
         try:
-            if kind == CommandKind.PUT:
-                return Applied(store.put(PutRequest.FromString(body)))
-            if kind == CommandKind.TXN:
-                return Applied(store.txn(TxnRequest.FromString(body), want_reply=want_reply))
-            if kind == CommandKind.DELETE_RANGE:
-                return Applied(store.delete_range(DeleteRangeRequest.FromString(body)))
+            if kind == _PUT:
+                return Applied(self.store.put(PutRequest.FromString(body)))
             if kind == CommandKind.COMPACT:
-                return Applied(store.compact(CompactionRequest.FromString(body)))
+                return Applied(self.store.compact(CompactionRequest.FromString(body)))
             return self._execute_for_members(kind, body, want_reply)
         except RpcRefusal as refusal:
             return Applied(b"", refusal)
         except DecodeError:
-            return Applied(b"", not_a_message(CommandKind(kind).name.lower().replace("_", " ") + " request"))
+            return _not_parsed(kind)
+
+    def _execute_in_slices(self, kind: int, body: bytes, want_reply: bool) -> Work[Applied]:
+        """A request that may take long."""
+        store = self.store
+        try:
+            if kind == CommandKind.TXN:
+                reply = yield from store.txn_work(TxnRequest.FromString(body), want_reply=want_reply)
+            else:
+                reply = yield from store.delete_range_work(DeleteRangeRequest.FromString(body))
+        except RpcRefusal as refusal:
+            return Applied(b"", refusal)
+        except DecodeError:
+            return _not_parsed(kind)
+        return Applied(reply)
 
     def _execute_for_members(self, kind: int, body: bytes, want_reply: bool) -> Applied:
         """Everything that is about the members. Raises `RpcRefusal`."""
@@ -264,7 +340,7 @@ class StateMachine:
             raise CHANGE_UNDER_WAY
         cluster = self.cluster
         before = cluster.conf
-        about = cluster.apply(kind, body, self.applied_index)
+        about = cluster.apply(kind, body, self._entry_index)
         if cluster.conf is not before:
             self._steps_left -= 1
             for member_id in cluster.departed:
@@ -310,8 +386,9 @@ class StateMachine:
     def take_checkpoint(self) -> Checkpoint:
         """What to commit so that the state as of `applied_index` survives a restart.
 
-        Until `checkpoint_done`, no other may be taken. Applying goes on meanwhile.
+        Until `checkpoint_done`, no other may be taken. Applying goes on meanwhile. Only when the state `is_whole`.
         """
+        assert self.is_whole, f"entry {self._entry_index} is half applied"
         store = self.store
         puts, deletes = store.records.freeze()
         meta = StateMeta(
@@ -332,6 +409,14 @@ class StateMachine:
         self.store.records.commit_done()
 
     def state_hash(self) -> bytes:
-        """A hash of the whole replicated state: equal on all members at the same applied index. Walks everything."""
+        """A hash of the whole replicated state: equal on all members at the same applied index. Walks everything.
+
+        Only when the state `is_whole`.
+        """
+        assert self.is_whole, f"entry {self._entry_index} is half applied"
         rest = msgspec.msgpack.encode((self.applied_index, sorted(self.sessions.items()), self.cluster.encode()))
         return self.store.state_hash() + rest
+
+
+def _not_parsed(kind: int) -> Applied:
+    return Applied(b"", not_a_message(CommandKind(kind).name.lower().replace("_", " ") + " request"))

@@ -6,6 +6,7 @@ are used, so that a run with small ones goes through every branch that takes gig
 
 import msgspec
 
+from plasmacloud.chainfire.mvcc.slices import SLICE_KEYS
 from plasmacloud.chainfire.snapshot_transfer import TransferConfig
 from plasmacloud.raft.state import Config as RaftConfig
 from plasmacloud.storage.wal import DEFAULT_QUICK_S, DEFAULT_SEGMENT_BYTES, DEFAULT_WINDOW_BYTES
@@ -21,6 +22,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     quick_sync_s: float = DEFAULT_QUICK_S  # a follower's disk that answers faster than this is waited for
     batch_bytes: int = 1 << 20  # a batch of commands is closed beyond this size
     entry_bytes: int = 4 << 20  # so is an entry of several batches
+    slice_keys: int = SLICE_KEYS  # an entry that changes more keys is applied in slices
     unsaved_bytes: int = 64 << 20  # applied state beyond this does not wait for the checkpoint interval
     keep_entries: int = 10_000  # kept in the log behind what every member has, for one that was only just restarted
     max_entries: int = 200_000  # kept at most for a member that lacks them; then it gets a snapshot instead

@@ -25,12 +25,24 @@ from plasmacloud.election.http_models import (
 )
 from plasmacloud.election.http_problems import (
     BACKEND,
+    ELECTIONS_HELD,
+    FORBIDDEN,
     INVALID,
+    KEY_REUSED,
+    LAG_CRITICAL,
+    NO_CONTENDER,
     NOT_FOUND,
+    NOT_LEADER,
+    NOT_SUPPORTED,
+    NOTHING_TO_RECOVER,
     OUTCOME_UNKNOWN,
+    QUORUM_LOST,
     STALE_EPOCH,
+    UNAUTHENTICATED,
+    UNFINISHED,
     Outcome,
     Problem,
+    refusals,
     request_id_of,
 )
 from plasmacloud.election.idempotency import Replies
@@ -41,6 +53,11 @@ from plasmacloud.election.split_brain_looking import answer_findings, look_aroun
 from plasmacloud.election.split_brain_recovery import recover
 
 MAX_KEY_CHARS = 256
+
+_ORDERS = (UNAUTHENTICATED, FORBIDDEN, ELECTIONS_HELD, KEY_REUSED, BACKEND)
+_FAILOVER = (NOT_LEADER, LAG_CRITICAL, NO_CONTENDER, QUORUM_LOST, UNFINISHED)
+_RECOVERY = (NOTHING_TO_RECOVER, NOT_SUPPORTED)
+_WRITES = (UNAUTHENTICATED, FORBIDDEN, NOT_LEADER, STALE_EPOCH, BACKEND, OUTCOME_UNKNOWN)
 
 T = TypeVar("T")
 IdempotencyKey = Annotated[
@@ -55,7 +72,7 @@ class Actions(Controller):
     path = "/v1/ha"
     tags = ["operator"]  # noqa: RUF012
 
-    @post("/failover", status_code=200, summary="Hand leadership over")
+    @post("/failover", status_code=200, summary="Hand leadership over", responses=refusals(*_ORDERS, *_FAILOVER))
     async def failover(
         self,
         request: AnyRequest,
@@ -81,13 +98,15 @@ class Actions(Controller):
             idempotency_key, data, lambda: _audited(request, service, door, "failover", data, work)
         )
 
-    @get("/split-brain", summary="Look for contradictions about who leads")
+    @get("/split-brain", summary="Look for contradictions about who leads", responses=refusals(NOT_SUPPORTED, BACKEND))
     async def split_brain(self, service: ElectionService) -> SplitBrainAnswer:
         """Asks every server and every database host that is known. Takes a second or two."""
         sight, findings = await look_around(service)
         return answer_findings(sight, findings, service)
 
-    @post("/split-brain/recover", status_code=200, summary="End a split brain")
+    @post(
+        "/split-brain/recover", status_code=200, summary="End a split brain", responses=refusals(*_ORDERS, *_RECOVERY)
+    )
     async def recover(
         self,
         request: AnyRequest,
@@ -170,7 +189,7 @@ class ProbeRoutes(Controller):
     path = "/v1/probe"
     tags = ["probe"]  # noqa: RUF012
 
-    @put("/{key:str}", summary="Write under the fence")
+    @put("/{key:str}", summary="Write under the fence", responses=refusals(*_WRITES))
     async def write(
         self, request: AnyRequest, key: str, data: ProbeRequest, service: ElectionService, door: Door
     ) -> ProbeAnswer:
@@ -192,7 +211,7 @@ class ProbeRoutes(Controller):
         service.metrics.probe_writes.labels("ok").inc()
         return ProbeAnswer(written.key, written.value, written.epoch, written.version)
 
-    @get("/{key:str}", summary="What is committed under a key")
+    @get("/{key:str}", summary="What is committed under a key", responses=refusals(NOT_FOUND, BACKEND))
     async def read(self, key: str, service: ElectionService) -> ProbeAnswer:
         """On any node whose database is the primary."""
         _check_key(key)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
+from litestar.openapi.datastructures import ResponseSpec
 
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.base.logging import get_logger
@@ -60,6 +61,31 @@ OUTCOME_UNKNOWN = ProblemKind("outcome-unknown", 503, "The write may or may not 
 INTERNAL = ProblemKind("internal", 500, "A defect in the server")
 
 _BY_STATUS = {kind.status: kind for kind in (INVALID, UNAUTHENTICATED, FORBIDDEN, NOT_FOUND, METHOD)}
+
+
+class ProblemDocument(msgspec.Struct, frozen=True):
+    """A refusal. Some types carry more members, such as ``leader_url``."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    outcome: Outcome
+    request_id: str
+    hint: str | None = None
+
+
+def refusals(*kinds: ProblemKind) -> dict[int, ResponseSpec]:
+    """What a call may answer besides its answer, for the OpenAPI document. Any call may be misunderstood."""
+    by_status: dict[int, list[str]] = {}
+    for kind in (INVALID, *kinds):
+        by_status.setdefault(kind.status, []).append(f"{kind.title} ({kind.name})")
+    return {
+        status: ResponseSpec(
+            ProblemDocument, generate_examples=False, description="; ".join(titles), media_type=MEDIA_TYPE
+        )
+        for status, titles in by_status.items()
+    }
 
 
 class Problem(PlasmaError):
@@ -119,6 +145,8 @@ def _explain(error: HTTPException, request: "Request[Any, Any, Any]") -> str:
         return f"nothing at {request.url.path}"
     if error.status_code == 405:
         return f"{request.method} is not possible at {request.url.path}"
+    if request.method in ("POST", "PUT") and request.headers.get("content-length", "0") == "0":
+        return "a JSON object is expected in the body, and there is none"
     extra = error.extra if isinstance(error.extra, list) else []
     said = [" ".join(str(part) for part in (item.get("key"), item.get("message")) if part) for item in extra]
     return "; ".join(said) or error.detail

@@ -4,6 +4,7 @@ A write carries this server's epoch and is fenced by it in the same transaction.
 committed; certainly not executed; or unknown, when the server was asked to commit and did not say whether it did.
 """
 
+import contextlib
 from typing import Any, Protocol
 
 import msgspec
@@ -24,6 +25,8 @@ RETURNING version
 """
 _GET = "SELECT key, value, timeline, epoch, version, pg_is_in_recovery() AS stale FROM ha_probe WHERE key = $1"
 _GET_NOTHING = "SELECT pg_is_in_recovery()"
+
+_NOBODYS_EPOCH = Epoch(0, 0)
 
 
 class ProbeValue(msgspec.Struct, frozen=True):
@@ -54,6 +57,10 @@ class Probe(Protocol):
         """What is committed under the key. Raises `WriteNotExecuted` when the store cannot say."""
         ...
 
+    async def warm_up(self) -> None:
+        """Be ready for the first write of a leadership. To be called now and then; raises what the store raises."""
+        ...
+
 
 class PostgresProbe:
     """A row of ``ha_probe`` for each key."""
@@ -61,6 +68,7 @@ class PostgresProbe:
     def __init__(self, database: Database, election: str) -> None:
         self._database = database
         self._election = election
+        self._warm_pid = 0
 
     async def put(self, key: str, value: str, epoch: Epoch) -> ProbeValue:
         """See `Probe.put`."""
@@ -101,6 +109,27 @@ class PostgresProbe:
         if row is None:
             return None
         return ProbeValue(row["key"], row["value"], str(Epoch(row["timeline"], row["epoch"])), row["version"])
+
+    async def warm_up(self) -> None:
+        """Keep one session open, with the statements of `put` parsed: a new leader's first write then waits for neither
+        a handshake nor a parser."""
+
+        async def work(connection: Any) -> None:
+            if connection.get_server_pid() == self._warm_pid:
+                await connection.fetchval("SELECT 1")
+                return
+            with contextlib.suppress(StaleEpoch):
+                async with guarded(connection, _NOBODYS_EPOCH, election=self._election, limit_s=_FENCE_LIMIT_S):
+                    pass
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                await connection.fetchval(_PUT, "", "", 0, 0)  # no client can name this key
+            finally:
+                await transaction.rollback()
+            self._warm_pid = connection.get_server_pid()
+
+        await self._database.run(work, timeout_s=WRITE_TIMEOUT_S)
 
 
 def _refused_to_commit(error: BaseException) -> bool:

@@ -52,5 +52,9 @@ class EtcdProbe:
         stored = msgspec.json.decode(found.kvs[0].value, type=_Stored)
         return ProbeValue(key, stored.value, stored.epoch, found.kvs[0].version)
 
+    async def warm_up(self) -> None:
+        """See `Probe.warm_up`: a read opens the connection."""
+        await self.get("")
+
     def _name(self, key: str) -> str:
         return f"{PREFIX}/{self._election}/probe/{key}"

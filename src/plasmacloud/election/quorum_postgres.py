@@ -96,6 +96,8 @@ class PostgresWatch(QuorumWatch):
             )
         except ElectionError as error:
             return self._refused(sent_s, str(error))
+        except asyncpg.exceptions.TargetServerAttributeNotMatched:
+            return self._refused(sent_s, "the server is a standby: it takes no writes", readable=True)
         except asyncpg.PostgresError as error:
             if error.sqlstate in _SESSION_ENDED:
                 self._abandon()
@@ -153,6 +155,7 @@ class PostgresWatch(QuorumWatch):
         connection = await asyncpg.connect(
             config.backend,
             timeout=config.connect_timeout_s,
+            target_session_attrs="primary",  # of several hosts: the one that the election is held on
             server_settings={
                 "application_name": f"plasma-quorum {config.election} {config.node_id}"[:63],
                 "statement_timeout": limit_ms,

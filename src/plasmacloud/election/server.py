@@ -35,7 +35,9 @@ async def _serve(config: ServerConfig, sock: socket.socket) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, _on_signal, signum, stop)
     service = ElectionService(config)
-    http = HttpServer(make_app(service), config)
+    app = make_app(service)
+    await app.warm_up()
+    http = HttpServer(app, config)
     serving = loop.create_task(http.serve(sockets=[sock]))
     contending = loop.create_task(service.run())
     stopping = loop.create_task(stop.wait())

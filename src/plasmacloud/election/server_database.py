@@ -75,6 +75,7 @@ class Database:
             async with asyncio.timeout(min(self._connect_timeout_s, max(0.0, left_s))):
                 return await asyncpg.connect(
                     self._url,
+                    target_session_attrs="primary",  # of several hosts: the one that the election is held on
                     server_settings={
                         "application_name": self._name,
                         "idle_session_timeout": str(_IDLE_S * 1000),
@@ -83,6 +84,8 @@ class Database:
                 )
         except TimeoutError:
             raise ElectionUnavailable("the database does not answer") from None
+        except asyncpg.exceptions.TargetServerAttributeNotMatched:
+            raise ElectionUnavailable("the server is a standby: it takes no writes") from None
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise ElectionUnavailable(f"the database cannot be reached: {error}") from error
 

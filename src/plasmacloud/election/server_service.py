@@ -4,6 +4,7 @@ The elector decides who leads. Everything here watches it, tells others, or asks
 """
 
 import asyncio
+import contextlib
 import time
 from datetime import UTC, datetime
 from urllib.parse import urlsplit, urlunsplit
@@ -33,6 +34,7 @@ from plasmacloud.election.server_config import ServerConfig
 from plasmacloud.election.server_database import Database
 
 RESIGN_S = 3.0
+_WARM_S = 1.0
 _ALIVE_INTERVALS = 5
 
 
@@ -84,6 +86,7 @@ class ElectionService:
         """
         contending = asyncio.create_task(self.candidate.run())  # first, so that the first row does not say ``stopped``
         watching = asyncio.create_task(self.watch.run())
+        warming = asyncio.create_task(self._stay_warm())
         try:
             await asyncio.wait({watching, contending}, return_when=asyncio.FIRST_COMPLETED)
             if not contending.done():
@@ -91,9 +94,16 @@ class ElectionService:
                 await watching
             await contending
         finally:
-            for task in (watching, contending):
+            for task in (watching, contending, warming):
                 task.cancel()
-            await asyncio.gather(watching, contending, return_exceptions=True)
+            await asyncio.gather(watching, contending, warming, return_exceptions=True)
+
+    async def _stay_warm(self) -> None:
+        """What the first write of a leadership would have to wait for is done ahead."""
+        while True:
+            with contextlib.suppress(Exception):  # who cannot be ready now, is told so by the write itself
+                await self.probe.warm_up()
+            await asyncio.sleep(_WARM_S)
 
     async def resign(self) -> None:
         """Leave the election: give leadership up if we have it. Bounded."""

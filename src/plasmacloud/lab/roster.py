@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 
 from plasmacloud.base.process import ProcessError
+from plasmacloud.lab.changes import Changes
 from plasmacloud.lab.rig import Rig
 from plasmacloud.lab.watcher import WaitedTooLong
 from plasmacloud.lab.wire import AttemptFailed, NodeApi
@@ -34,7 +35,7 @@ class Roster:
 
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
-        self._changed = asyncio.Event()
+        self._changes = Changes()
         self._task: asyncio.Task[None] | None = None
         self.latest: MembersSample | None = None
 
@@ -80,13 +81,8 @@ class Roster:
 
     async def until(self, condition: Callable[[], bool], *, timeout: float, what: str) -> None:
         """Wait until ``condition`` holds; it is evaluated after every list. Raises `WaitedTooLong`."""
-        try:
-            async with asyncio.timeout(timeout):
-                while not condition():
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            raise WaitedTooLong(f"not within {timeout:g} s: {what}", hint=self.describe()) from None
+        if not await self._changes.until(condition, timeout=timeout):
+            raise WaitedTooLong(f"not within {timeout:g} s: {what}", hint=self.describe())
 
     async def _watch(self) -> None:
         apis: dict[tuple[str, int], NodeApi] = {}
@@ -116,7 +112,7 @@ class Roster:
         if self.latest is None or self.latest.members != members:
             self._rig.recorder.members(sample)
         self.latest = sample
-        self._changed.set()
+        self._changes.tell()
         return True
 
     # -- changes -----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from plasmacloud.base.errors import PlasmaError
+from plasmacloud.lab.changes import Changes
 from plasmacloud.lab.cluster import Cluster, Node
 from plasmacloud.lab.recorder import Recorder
 from plasmacloud.lab.wire import AttemptFailed, NodeApi
@@ -30,7 +31,7 @@ class Watcher:
         self._cluster = cluster
         self._recorder = recorder
         self._interval_s = CALM_S
-        self._changed = asyncio.Event()
+        self._changes = Changes()
         self._tasks: list[asyncio.Task[None]] = []
         self.latest: dict[str, StatusSample] = {}
 
@@ -55,13 +56,8 @@ class Watcher:
 
     async def until(self, condition: Callable[[], bool], *, timeout: float, what: str) -> None:
         """Wait until ``condition`` holds; it is evaluated after every answer. Raises `WaitedTooLong`."""
-        try:
-            async with asyncio.timeout(timeout):
-                while not condition():
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            raise WaitedTooLong(f"not within {timeout:g} s: {what}", hint=self.describe()) from None
+        if not await self._changes.until(condition, timeout=timeout):
+            raise WaitedTooLong(f"not within {timeout:g} s: {what}", hint=self.describe())
 
     def describe(self) -> str:
         """One line about every node, for error messages."""
@@ -100,7 +96,7 @@ class Watcher:
                         self.latest.pop(node.name, None)
                 else:
                     self.latest.pop(node.name, None)
-                self._changed.set()
+                self._changes.tell()
                 await asyncio.sleep(self._interval_s)
         finally:
             await api.close()

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from plasmacloud.base.errors import PlasmaError
+from plasmacloud.lab.changes import Changes
 from plasmacloud.lab.cluster import Cluster
 from plasmacloud.lab.contention import Contenders
 from plasmacloud.lab.plan import Plan
@@ -153,7 +154,7 @@ class Workload:
         self.newest_key, self.newest_revision = "", 0  # of all acknowledged writes, that with the highest revision
         self.retry_for_s = 0.0  # > 0: make writes in a way that is safe to repeat, and repeat them for so long
         self._recorder = recorder
-        self._changed = asyncio.Event()
+        self._changes = Changes()
         self._clients = [
             Client(self, number, random.Random(f"{plan.seed}/{plan.scenario}/{number}"))
             for number in range(plan.clients)
@@ -216,22 +217,19 @@ class Workload:
 
     async def wait(self, condition: Callable[[], bool], *, timeout: float) -> bool:
         """Wait until ``condition`` holds; it is evaluated after every operation. False: not within the deadline."""
-        try:
-            async with asyncio.timeout(timeout):
-                while not condition():
-                    if self._broken is not None:
-                        raise self._broken
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            return False
+        return await self._changes.until(lambda: condition() or not self._sound(), timeout=timeout)
+
+    def _sound(self) -> bool:
+        """Raises what broke a client of the lab, if one is broken."""
+        if self._broken is not None:
+            raise self._broken
         return True
 
     def _client_ended(self, task: asyncio.Task[None]) -> None:
         # A client that breaks is a fault of the lab, not of the target: it must not look like an outage.
         if not task.cancelled() and task.exception() is not None:
             self._broken = task.exception()
-            self._changed.set()
+            self._changes.tell()
 
     def finished(self, op: Op) -> None:
         """A client's operation ended."""
@@ -247,4 +245,4 @@ class Workload:
                 self.refused += 1
             case Outcome.INFO:
                 self.unknown += 1
-        self._changed.set()
+        self._changes.tell()

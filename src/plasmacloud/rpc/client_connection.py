@@ -31,6 +31,7 @@ class ClientConnection(Connection):
     """One connection of a channel."""
 
     def __init__(self, channel: Channel, limits: Limits, options: ChannelOptions, wheel: DeadlineWheel) -> None:
+        self._given_up = 0
         super().__init__(asyncio.get_running_loop(), limits)
         self.channel = channel
         self.options = options
@@ -115,6 +116,13 @@ class ClientConnection(Connection):
             call.bucket = self.wheel.add(call, deadline_s)
         self.write(self.headers_bytes(stream_id, block, False))
         return call
+
+    def _useful_frames(self) -> int:
+        return super()._useful_frames() + 4 * self._given_up
+
+    def send_reset(self, stream: Stream, code: int) -> None:
+        self._given_up += 1  # the answer may be under way: its frames are no flood
+        super().send_reset(stream, code)
 
     def forget(self, stream: Stream) -> None:
         if self.streams.get(stream.id) is stream and isinstance(stream, ClientStreaming):

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
-from plasmacloud.rpc.grpc_framing import PREFIX, PREFIX_BYTES, MessageAssembler
+from plasmacloud.rpc.grpc_framing import PREFIX_BYTES, MessageAssembler, encode_message
 from plasmacloud.rpc.h2.frames import window_update_frame
 from plasmacloud.rpc.h2.stream import CLOSED, HALF_CLOSED_LOCAL, Stream, StreamState
 from plasmacloud.rpc.status import Execution, RpcError, StatusCode
@@ -162,10 +162,14 @@ class MessageStream(Stream):
             raise self.failure or RpcError(
                 StatusCode.CANCELLED, "send on a call that has ended", executed=Execution.UNKNOWN
             )
-        self.connection.send_data(self, PREFIX.pack(0, len(body)) + body)
+        self.connection.send_data(self, self.pack(body))
         while self.queued_bytes > self.connection.send_buffer_bytes:
             future = self.connection.loop.create_future()
             self._drained.append(future)
             await future
         if self.failure is not None:
             raise self.failure
+
+    def pack(self, body: bytes) -> bytes:
+        """A message as it travels."""
+        return encode_message(body)

@@ -17,7 +17,10 @@ from plasmacloud.rpc.status import Metadata, RpcError, StatusCode
 
 PREFIX: Final = struct.Struct(">BI")  # compressed flag, length
 PREFIX_BYTES: Final = 5
-ENCODINGS: Final = (b"identity", b"gzip")
+ACCEPTED: Final = b"identity,deflate,gzip"
+
+_WBITS: Final = {b"gzip": 31, b"deflate": 15}  # "deflate" is the zlib format (RFC 1950), as everywhere in HTTP
+_WORTH_COMPRESSING: Final = 1024  # bytes
 
 _TIMEOUT_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _MAX_TIMEOUT_DIGITS: Final = 8
@@ -26,9 +29,21 @@ _RESERVED: Final = frozenset(
 )
 
 
-def encode_message(body: bytes) -> bytes:
-    """One uncompressed message with its prefix."""
+def encode_message(body: bytes, encoding: bytes | None = None) -> bytes:
+    """One message with its prefix, compressed if an encoding was agreed on and the message is worth it."""
+    if encoding is not None and len(body) >= _WORTH_COMPRESSING:
+        deflater = zlib.compressobj(1, wbits=_WBITS[encoding])
+        packed = deflater.compress(body) + deflater.flush()
+        if len(packed) < len(body):
+            return PREFIX.pack(1, len(packed)) + packed
     return PREFIX.pack(0, len(body)) + body
+
+
+def answer_encoding(encoding: bytes, accepted: bytes) -> bytes | None:
+    """How to compress answers: as the client compresses, if it says that it understands that; None: not at all."""
+    if encoding in _WBITS and encoding in [name.strip() for name in accepted.split(b",")]:
+        return encoding
+    return None
 
 
 class MessageAssembler:
@@ -83,20 +98,23 @@ def decompress(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
     """Inflate one message; never produces more than ``max_bytes``."""
     if encoding == b"identity":
         raise RpcError(StatusCode.INTERNAL, "compressed message on a stream without grpc-encoding")
-    if encoding != b"gzip":
+    if encoding not in _WBITS:
         raise RpcError(
             StatusCode.UNIMPLEMENTED,
             f"grpc-encoding {encoding.decode('latin-1')!r} is not supported",
-            metadata=[("grpc-accept-encoding", b"identity,gzip")],
+            metadata=[("grpc-accept-encoding", ACCEPTED)],
         )
-    inflater = zlib.decompressobj(wbits=31)
+    name = encoding.decode()
+    inflater = zlib.decompressobj(wbits=_WBITS[encoding])
     try:
         plain = inflater.decompress(body, max_bytes + 1)
     except zlib.error as error:
-        raise RpcError(StatusCode.INTERNAL, f"message is not valid gzip: {error}") from error
+        raise RpcError(StatusCode.INTERNAL, f"message is not valid {name}: {error}") from error
     check_size(len(plain), max_bytes)
     if not inflater.eof:
-        raise RpcError(StatusCode.INTERNAL, "message is truncated gzip")
+        raise RpcError(StatusCode.INTERNAL, f"message is truncated {name}")
+    if inflater.unused_data:
+        raise RpcError(StatusCode.INTERNAL, f"bytes behind the end of a {name} message")
     return plain
 
 

@@ -18,17 +18,37 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     connection_window_bytes: int = 16 * MIB
     max_buffered_bytes: int = 64 * MIB
     """Total of all partly received and unread messages of one connection; the call that passes it is refused."""
+    max_queued_bytes: int = 32 * MIB
+    """Answers that wait for the client's windows: above it new calls are refused, above twice of it the connection is
+    closed. Both are the client's doing: it asks for more than it reads."""
     send_buffer_bytes: int = 64 * KIB
     """A streaming ``send`` waits while more than this is queued on its stream."""
     write_buffer_bytes: int = 1 * MIB
     """Unsent bytes in the transport above which the server stops reading that connection."""
     control_burst: int = 2000
     control_per_s: float = 500.0
-    """PING, SETTINGS, empty and ignored frames tolerated beyond those that useful traffic justifies."""
+    """SETTINGS, empty and ignored frames tolerated beyond those that useful traffic justifies."""
+    ping_burst: int = 100
+    ping_per_s: float = 1.0
+    """The same for PING; a client that passes it is told ``too_many_pings``, and gRPC clients then ping less often."""
     reset_burst: int = 2000
     reset_per_s: float = 200.0
     """Streams that the peer may open and reset again (CVE-2023-44487)."""
     handshake_timeout_s: float = 10.0
+    settings_timeout_s: float = 30.0
+    """How long the peer may take to acknowledge our SETTINGS."""
+    frame_timeout_s: float = 30.0
+    """How long one frame, one header block or one HTTP/1.1 request may take to arrive."""
+    stall_timeout_s: float = 60.0
+    """How long the peer may read nothing of what waits for it."""
+    keepalive_interval_s: float = 60.0
+    """Silence after which a server asks whether the client is still there."""
+    keepalive_timeout_s: float = 20.0
+    """How long the answer may take."""
+    idle_timeout_s: float = 3600.0
+    """After so long without a call a connection is told to go away; gRPC clients come back when they need to."""
+    http1_idle_timeout_s: float = 75.0
+    """The same between two HTTP/1.1 requests."""
     max_connections: int = 4096
 
 
@@ -47,5 +67,6 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     backoff_factor: float = 2.0
 
 
-CLIENT_LIMITS = Limits(max_recv_bytes=256 * MIB, max_buffered_bytes=1024 * MIB)
-"""A client trusts its server with larger answers: a range of a whole store is one message."""
+CLIENT_LIMITS = Limits(max_recv_bytes=256 * MIB, max_buffered_bytes=1024 * MIB, control_burst=200_000)
+"""A client trusts its server with larger answers (a range of a whole store is one message), and with the frames of
+thousands of answers that come after their deadlines."""

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from plasmacloud.base.logging import get_logger
-from plasmacloud.rpc.grpc_framing import decode_metadata, encode_metadata, parse_timeout, percent_encode
+from plasmacloud.rpc.grpc_framing import (
+    answer_encoding,
+    decode_metadata,
+    encode_metadata,
+    parse_timeout,
+    percent_encode,
+)
 from plasmacloud.rpc.h2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, frame_header
 from plasmacloud.rpc.h2.headers import Field, encode_fields
 from plasmacloud.rpc.status import Metadata, StatusCode
@@ -18,6 +25,10 @@ if TYPE_CHECKING:
 log = get_logger("rpc")
 
 RESPONSE_BLOCK: Final = encode_fields([(b":status", b"200"), (b"content-type", b"application/grpc")])
+ENCODED_RESPONSE_BLOCKS: Final = {
+    encoding: RESPONSE_BLOCK + encode_fields([(b"grpc-encoding", encoding)]) for encoding in (b"gzip", b"deflate")
+}
+CONTINUE_BLOCK: Final = encode_fields([(b":status", b"100")])
 _OK_TRAILERS: Final = encode_fields([(b"grpc-status", b"0")])
 _OK_TRAILERS_HEAD: Final = frame_header(len(_OK_TRAILERS), HEADERS, END_HEADERS | END_STREAM, 0)[:5]
 _RESPONSE_HEAD: Final = frame_header(len(RESPONSE_BLOCK), HEADERS, END_HEADERS, 0)[:5]
@@ -37,6 +48,17 @@ def pack_reply(out: list[bytes | memoryview], stream_id: int, body: bytes) -> No
     )
     out.append(body)
     out.append(_pack_trailers(_OK_TRAILERS_HEAD, stream_id, _OK_TRAILERS))
+
+
+def pack_failure(out: list[bytes | memoryview], stream_id: int, block: bytes) -> None:
+    """Append the one frame of a failed call; ``block`` is short enough for it."""
+    out.append(frame_header(len(block), HEADERS, END_HEADERS | END_STREAM, stream_id) + block)
+
+
+@lru_cache(maxsize=256)
+def failure_block(code: StatusCode, message: str) -> bytes:
+    """The whole answer of a call that failed without metadata; refusals under load are many and alike."""
+    return trailers_block(code, message, alone=True)
 
 
 def trailers_block(code: StatusCode, message: str, metadata: Metadata = (), *, alone: bool = False) -> bytes:
@@ -62,7 +84,17 @@ class Malformed(Exception):
 class RequestHead:
     """What the header block of a request means. Shared by all requests with the same block; immutable."""
 
-    __slots__ = ("encoding", "fields", "http_status", "path", "refusal", "route", "timeout_s")
+    __slots__ = (
+        "answer_encoding",
+        "encoding",
+        "expects_continue",
+        "fields",
+        "http_status",
+        "path",
+        "refusal",
+        "route",
+        "timeout_s",
+    )
 
     def __init__(self, fields: Sequence[Field], path: str, route: Route | None) -> None:
         self.fields = fields
@@ -72,6 +104,13 @@ class RequestHead:
         self.encoding = b"identity"
         self.http_status = 200  # other: answered with this status and no gRPC
         self.refusal: tuple[StatusCode, str] | None = None
+        self.expects_continue = False
+        self.answer_encoding: bytes | None = None
+
+    @property
+    def response_block(self) -> bytes:
+        """The header block that begins an answer."""
+        return RESPONSE_BLOCK if self.answer_encoding is None else ENCODED_RESPONSE_BLOCKS[self.answer_encoding]
 
     def metadata(self) -> list[tuple[str, bytes | str]]:
         return decode_metadata(self.fields)
@@ -80,6 +119,7 @@ class RequestHead:
         """The same request with a ``grpc-timeout``."""
         head = RequestHead(self.fields, self.path, self.route)
         head.encoding, head.http_status, head.refusal = self.encoding, self.http_status, self.refusal
+        head.expects_continue, head.answer_encoding = self.expects_continue, self.answer_encoding
         head.timeout_s = parse_timeout(value)
         if head.timeout_s is None and head.refusal is None:
             head.refusal = (StatusCode.INTERNAL, "malformed grpc-timeout")
@@ -91,6 +131,8 @@ def parse_request(fields: Sequence[Field], routes: Mapping[bytes, Route]) -> Req
     pseudo: dict[bytes, bytes] = {}
     content_type = b""
     encoding = b"identity"
+    accepted = b""
+    expects_continue = False
     regular = False
     for name, value in fields:
         if name[:1] == b":":
@@ -105,11 +147,17 @@ def parse_request(fields: Sequence[Field], routes: Mapping[bytes, Route]) -> Req
             content_type = value
         elif name == b"grpc-encoding":
             encoding = value
+        elif name == b"grpc-accept-encoding":
+            accepted = value
+        elif name == b"expect":
+            expects_continue = value.lower() == b"100-continue"
     if b":method" not in pseudo or b":scheme" not in pseudo or not pseudo.get(b":path"):
         raise Malformed("a pseudo-header is missing")
     raw_path = pseudo[b":path"]
     head = RequestHead(fields, raw_path.decode("latin-1"), routes.get(raw_path))
     head.encoding = encoding
+    head.answer_encoding = answer_encoding(encoding, accepted)
+    head.expects_continue = expects_continue
     if pseudo[b":method"] != b"POST":
         head.http_status = 405
     elif content_type[:16] != b"application/grpc" or content_type[16:17] not in (b"", b"+", b";"):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
+
+import msgspec
 
 from plasmacloud.base.logging import get_logger
 from plasmacloud.base.tls import ServerTls
@@ -16,26 +18,68 @@ from plasmacloud.rpc.server_connection import ServerConnection
 from plasmacloud.rpc.service import ServiceTable
 from plasmacloud.rpc.tls_listener import TlsListener, bind
 from plasmacloud.rpc.tls_plaintext import answer_plaintext
+from plasmacloud.rpc.web import WebTable
 
 log = get_logger("rpc")
 
 _BACKLOG = 1024
+_LOOK_EVERY_S = 1.0
+
+
+class Served(Protocol):
+    """A connection, whichever HTTP it speaks."""
+
+    requests: int
+    bytes_received: int
+    bytes_sent: int
+    streams: Any
+
+    def check(self, now_s: float) -> None:
+        """Lose patience with a peer that does not get on."""
+
+    def drain(self) -> None:
+        """Finish what is under way, take nothing new, close."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class Counters(msgspec.Struct):
+    """What all connections together have done; of those that live, `Server.totals` adds their own counts."""
+
+    connections: int = 0
+    connections_refused: int = 0
+    requests: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    refused: int = 0
+    """Calls refused with REFUSED_STREAM: overload, or too many unread answers."""
+
+    def add(self, connection: Served) -> None:
+        """Keep the counts of a connection."""
+        self.requests += connection.requests
+        self.bytes_received += connection.bytes_received
+        self.bytes_sent += connection.bytes_sent
 
 
 class Server:
     """Serves one ServiceTable on one or more addresses, within ``limits`` per connection."""
 
-    def __init__(self, services: ServiceTable, *, limits: Limits | None = None) -> None:
+    def __init__(self, services: ServiceTable, *, limits: Limits | None = None, web: WebTable | None = None) -> None:
+        """``web``: what answers plain HTTP, of whichever version, on the same port. Without it there is only gRPC."""
         self.services = services
+        self.web = web
+        self.counters = Counters()
         self.limits = limits if limits is not None else Limits()
         self.closing = False
         self.overloaded = False
         """While set, new calls are refused with REFUSED_STREAM: clients know they were not executed."""
-        self.connections: set[ServerConnection] = set()
+        self.connections: set[Served] = set()
         self.wheel: DeadlineWheel
         self._listeners: list[asyncio.Server | TlsListener] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Event = asyncio.Event()
+        self._looking: asyncio.TimerHandle | None = None
         self._logged = OncePerReason()
 
     async def start(self, host: str, port: int, *, tls: ServerTls | None = None) -> tuple[str, int]:
@@ -48,6 +92,7 @@ class Server:
         loop = asyncio.get_running_loop()
         if not self._listeners:
             self.wheel = DeadlineWheel(loop)
+            self._looking = loop.call_later(_LOOK_EVERY_S, self._look)
         if tls is not None:
             sockets = await bind(host, port, backlog=_BACKLOG)
             secured = TlsListener(
@@ -76,6 +121,8 @@ class Server:
             listener.close()
             if isinstance(listener, TlsListener):
                 await listener.wait_closed()
+        if self._looking is not None:
+            self._looking.cancel()
         self._note_idle()
         for connection in list(self.connections):
             connection.drain()
@@ -98,16 +145,39 @@ class Server:
         if self._listeners:
             self.wheel.close()
 
-    def admit(self, connection: ServerConnection) -> bool:
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        for connection in list(self.connections):
+            connection.check(now_s)
+        self._looking = loop.call_later(_LOOK_EVERY_S, self._look)
+
+    def totals(self) -> Counters:
+        """The counts of all connections so far, living ones included."""
+        totals = msgspec.structs.replace(self.counters)
+        for connection in self.connections:
+            totals.add(connection)
+        return totals
+
+    def admit(self, connection: Served) -> bool:
         """Take a new connection in, unless there are too many or we are closing."""
         admitted = len(self.connections) < self.limits.max_connections and not self.closing
+        self.counters.connections += 1
+        self.counters.connections_refused += not admitted
         self.connections.add(connection)
         self._idle.clear()
         return admitted
 
-    def dismiss(self, connection: ServerConnection) -> None:
-        """A connection is gone."""
+    def succeed(self, connection: Served, successor: Served) -> None:
+        """Another protocol takes over a connection."""
+        self.connections.add(successor)
         self.connections.discard(connection)
+
+    def dismiss(self, connection: Served) -> None:
+        """A connection is gone."""
+        if connection in self.connections:
+            self.counters.add(connection)
+            self.connections.discard(connection)
         self._note_idle()
 
     def _note_idle(self) -> None:

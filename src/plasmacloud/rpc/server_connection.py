@@ -18,11 +18,15 @@ from plasmacloud.rpc.h2.errors import ConnectionFault, ErrorCode
 from plasmacloud.rpc.h2.frames import END_STREAM
 from plasmacloud.rpc.h2.guard import FloodGuard
 from plasmacloud.rpc.h2.headers import Field, encode_fields
+from plasmacloud.rpc.h2.lifecycle import ConnectionEvent, ConnectionState
 from plasmacloud.rpc.h2.settings import DEFAULT_WINDOW_BYTES, Setting
 from plasmacloud.rpc.h2.stream import CLOSED, HALF_CLOSED_LOCAL, HALF_CLOSED_REMOTE, OPEN, Stream, StreamEvent
-from plasmacloud.rpc.request import Malformed, RequestHead, parse_request, trailers_block
+from plasmacloud.rpc.http1_connection import Http1Connection
+from plasmacloud.rpc.patience import Overdue, Patience, Progress
+from plasmacloud.rpc.request import CONTINUE_BLOCK, Malformed, RequestHead, parse_request, trailers_block
 from plasmacloud.rpc.service import CallKind, StreamCall, UnaryCall
 from plasmacloud.rpc.status import StatusCode
+from plasmacloud.rpc.web_call import WebCall
 
 if TYPE_CHECKING:
     from plasmacloud.rpc.server import Server
@@ -31,8 +35,10 @@ log = get_logger("rpc")
 
 _MAX_CACHED_HEADS: Final = 512
 _MAX_CACHED_BLOCK_BYTES: Final = 2048
+_MAX_CACHE_BYTES: Final = 128 * 1024
 _UNWANTED_S: Final = 2.0
 _DRAIN_PING: Final = b"drain\0\0\0"
+_ALIVE_PING: Final = b"alive\0\0\0"
 _HTTP1_ANSWER: Final = (
     b"HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\ncontent-length: 36\r\n"
     b"connection: close\r\n\r\nThis port speaks gRPC over HTTP/2.\r\n"
@@ -94,12 +100,14 @@ class ServerConnection(Connection):
         self._batch_end = server.services.batch_end
         self._heads: dict[bytes, RequestHead] = {}
         self._templates: dict[tuple[Field, ...], RequestHead] = {}
-        self._greeted = False
+        self.state = ConnectionState.GREETING
+        self._cache_bytes = 0
         self._greeting = b""
+        self._patience = Patience(self.limits, self.received_s)
         self._handshake: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
         self._resets = FloodGuard(
-            "stream resets", self.limits.reset_burst, self.limits.reset_per_s, self.loop.time, lambda: 0
+            "too many stream resets", self.limits.reset_burst, self.limits.reset_per_s, self.loop.time, lambda: 0
         )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -109,9 +117,12 @@ class ServerConnection(Connection):
             self.abort()
             return
         self._handshake = self.loop.call_later(self.limits.handshake_timeout_s, self.abort)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() == "http/1.1":
+            self._refuse_greeting()
 
     def data_received(self, data: bytes) -> None:
-        if self._greeted:
+        if self.state is not ConnectionState.GREETING:
             super().data_received(data)
             return
         self._greeting += data
@@ -126,7 +137,7 @@ class ServerConnection(Connection):
             self._refuse_greeting()
 
     def _greet(self) -> None:
-        self._greeted = True
+        self.move(ConnectionEvent.PREFACE)
         if self._handshake is not None:
             self._handshake.cancel()
         self.start_sending(
@@ -140,19 +151,27 @@ class ServerConnection(Connection):
             self.drain()
 
     def _refuse_greeting(self) -> None:
-        line = self._greeting.split(b"\r\n", 1)[0]
-        self._greeted = True
-        self._greeting = b""
+        """No HTTP/2: HTTP/1.1 goes on elsewhere, anything else ends here."""
+        greeting, self._greeting = self._greeting, b""
         if self._handshake is not None:
             self._handshake.cancel()
-        if b" HTTP/1." in line or line.split(b" ")[0] in (b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"DELETE"):
-            self.failed = self.muted = True
-            assert self.transport is not None
+        web = self.server.web
+        assert self.transport is not None
+        if greeting and (greeting.startswith(b"PRI ") or not 0x41 <= greeting[0] <= 0x5A):  # no upper-case method
+            hint = "this looks like TLS" if greeting[:2] == b"\x16\x03" else "not an HTTP/2 client"
+            self.fail(ErrorCode.PROTOCOL_ERROR, f"invalid connection preface: {hint}")
+        elif web is None:
+            self.move(ConnectionEvent.FAULT)
+            self.muted = True
             self.transport.write(_HTTP1_ANSWER)
             self.transport.close()
         else:
-            hint = "this looks like TLS" if line[:2] == b"\x16\x03" else "not an HTTP/2 client"
-            self.fail(ErrorCode.PROTOCOL_ERROR, f"invalid connection preface: {hint}")
+            successor = Http1Connection(self.server, web, self.transport, self.peer)
+            self.server.succeed(self, successor)
+            self.transport.set_protocol(successor)
+            self.transport = None
+            if greeting:
+                successor.data_received(greeting)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -185,14 +204,14 @@ class ServerConnection(Connection):
             self.last_peer_stream = stream_id
             self.requests += 1
             try:
-                head = self._understand(fields)
+                head = self._understand(fields, len(block))
             except Malformed:
+                self.requests_refused += 1
                 self.reset(stream_id, ErrorCode.PROTOCOL_ERROR)
                 self._control.spend()
                 return
             if len(block) <= _MAX_CACHED_BLOCK_BYTES and self._cacheable:
-                if len(self._heads) >= _MAX_CACHED_HEADS:
-                    self._heads.clear()
+                self._make_room(len(block))
                 self._heads[block] = head
         else:
             if not stream_id & 1:
@@ -211,7 +230,15 @@ class ServerConnection(Connection):
             self._heads.clear()
         return fields
 
-    def _understand(self, fields: list[Field] | None) -> RequestHead:
+    def _make_room(self, size: int) -> None:
+        """Keep what the caches hold within bounds, however a client varies its headers."""
+        self._cache_bytes += size
+        if self._cache_bytes > _MAX_CACHE_BYTES or len(self._heads) + len(self._templates) >= _MAX_CACHED_HEADS:
+            self._heads.clear()
+            self._templates.clear()
+            self._cache_bytes = size
+
+    def _understand(self, fields: list[Field] | None, block_bytes: int) -> RequestHead:
         if fields is None:
             return _OVERSIZED
         timeout: bytes | None = None
@@ -224,20 +251,29 @@ class ServerConnection(Connection):
         template = self._templates.get(key)
         if template is None:
             template = parse_request(key, self._routes)
-            if len(self._templates) >= _MAX_CACHED_HEADS:
-                self._templates.clear()
-            self._templates[key] = template
+            if block_bytes <= _MAX_CACHED_BLOCK_BYTES:
+                self._make_room(sum(len(name) + len(value) for name, value in key))
+                self._templates[key] = template
         return template if timeout is None else template.with_timeout(timeout)
 
     def _open(self, stream_id: int, head: RequestHead, end_stream: bool) -> None:
         route = head.route
-        if (
-            len(self.streams) >= self.limits.max_concurrent_streams
-            or (self.goaway_sent is not None and stream_id > self.goaway_sent)
-            or self.server.overloaded
-        ):
+        if len(self.streams) >= self.limits.max_concurrent_streams or self._is_beyond_goaway(stream_id):
+            self.requests_refused += 1
             self.reset(stream_id, ErrorCode.REFUSED_STREAM)
             self._control.spend()
+            return
+        if self.server.overloaded or self.queued_bytes > self.limits.max_queued_bytes:
+            self.server.counters.refused += 1
+            self.reset(stream_id, ErrorCode.REFUSED_STREAM)
+            return
+        if head.expects_continue and not end_stream:
+            self.write(self.headers_bytes(stream_id, CONTINUE_BLOCK, False))
+        if head.http_status in (405, 415) and self.server.web is not None:
+            self.streams[stream_id] = web_call = WebCall(self, stream_id, head, self.server.web)
+            if end_stream:
+                web_call.advance(StreamEvent.RECV_END)
+                web_call.on_request_end()
             return
         if route is None or head.refusal is not None or head.http_status != 200:
             self._refuse(stream_id, head, end_stream)
@@ -254,6 +290,9 @@ class ServerConnection(Connection):
             if isinstance(call, UnaryCall):
                 call.advance(StreamEvent.RECV_END)
             call.on_request_end()
+
+    def _is_beyond_goaway(self, stream_id: int) -> bool:
+        return self.goaway_sent is not None and stream_id > self.goaway_sent
 
     def _refuse(self, stream_id: int, head: RequestHead, end_stream: bool) -> None:
         """Answer a request that has no call: a status in one header block, and no interest in its body."""
@@ -297,6 +336,11 @@ class ServerConnection(Connection):
         if self.goaway_sent is not None and not self.streams:
             self._settle_drain()
 
+    def on_queued(self) -> None:
+        if self.queued_bytes > 2 * self.limits.max_queued_bytes and not self.failed:
+            reason = f"{self.queued_bytes} bytes of answers are not read"
+            self.loop.call_soon(self.fail, ErrorCode.ENHANCE_YOUR_CALM, reason)
+
     def on_peer_reset(self) -> None:
         self._resets.spend()
 
@@ -315,14 +359,16 @@ class ServerConnection(Connection):
         The first GOAWAY announces, a PING makes sure the client has seen it, the second one is binding
         (RFC 9113 section 6.8).
         """
-        if not self._greeted or self.failed:
+        if self.state is ConnectionState.GREETING or self.failed:
             self.abort()
             return
+        self.move(ConnectionEvent.ANNOUNCE)
         self.write(frames.goaway_frame(frames.MAX_STREAM_ID, ErrorCode.NO_ERROR))
         self.write(frames.ping_frame(_DRAIN_PING))
 
     def on_ping_ack(self, payload: bytes) -> None:
-        if payload == _DRAIN_PING and self.goaway_sent is None and self.server.closing:
+        if payload == _DRAIN_PING and self.state is ConnectionState.LEAVING:
+            self.move(ConnectionEvent.BIND)
             self.goaway_sent = self.last_peer_stream
             self.write(frames.goaway_frame(self.last_peer_stream, ErrorCode.NO_ERROR))
             if not self.streams:
@@ -330,6 +376,36 @@ class ServerConnection(Connection):
 
     def _settle_drain(self) -> None:
         self.loop.call_soon(self.close)  # after the flush that carries the last reply
+
+    def check(self, now_s: float) -> None:
+        """Look whether the client gets on; the server does so about once a second."""
+        if self.transport is None or self.failed or self.state is ConnectionState.GREETING:
+            return  # other timers watch these
+        buffered = self.transport.get_write_buffer_size()
+        excess = self.queued_bytes - self.limits.max_queued_bytes // 4
+        seen = Progress(
+            heard_s=self.received_s,
+            consumed_bytes=self.bytes_received - len(self._partial),
+            partial=bool(self._partial),
+            block=self._assemblies if self._assembly is not None else 0,
+            requests=self.requests,
+            streams=len(self.streams),
+            sent_bytes=self.bytes_sent - buffered,
+            unsent_bytes=buffered + max(0, excess),
+            settled=self.settings_acked,
+        )
+        overdue = self._patience.look(seen, now_s)
+        if overdue is Overdue.SILENCE:
+            self.write(frames.ping_frame(_ALIVE_PING))
+        elif overdue is Overdue.IDLE:
+            if self.state is ConnectionState.OPEN:
+                self.drain()
+        elif overdue is Overdue.PING or (overdue is Overdue.READER and buffered):
+            log.info("connection given up", peer=self.peer, reason=overdue.value)
+            self.abort()
+        elif overdue is not None:
+            code = ErrorCode.SETTINGS_TIMEOUT if overdue is Overdue.SETTINGS else ErrorCode.ENHANCE_YOUR_CALM
+            self.fail(code, overdue.value)
 
     def on_close(self, reason: str) -> None:
         if self._handshake is not None:

@@ -7,9 +7,9 @@ answers later. That is the hot path; everything else (``unary_async``, ``stream`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,7 +20,7 @@ from plasmacloud.rpc.grpc_framing import PREFIX, PREFIX_BYTES, encode_message, e
 from plasmacloud.rpc.h2.frames import DEFAULT_MAX_FRAME_BYTES, END_STREAM
 from plasmacloud.rpc.h2.headers import Field, encode_fields
 from plasmacloud.rpc.h2.stream import CLOSED, HALF_CLOSED_REMOTE, OPEN, Stream, StreamEvent
-from plasmacloud.rpc.request import RESPONSE_BLOCK, RequestHead, pack_reply, trailers_block
+from plasmacloud.rpc.request import RequestHead, failure_block, pack_failure, pack_reply, trailers_block
 from plasmacloud.rpc.status import Metadata, RpcError, StatusCode
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class ServiceTable:
         """Serve ``path`` with a coroutine function that returns the reply; it is cancelled with the call."""
 
         def start(call: UnaryCall, body: bytes) -> None:
-            call.task = call.connection.spawn(_run_unary(call, handler, body))
+            call.run(_run_unary(call, handler, body))
 
         self._add(Route(path, CallKind.UNARY, unary=start))
 
@@ -151,6 +151,16 @@ class UnaryCall(Stream):
         """The client's metadata; values of names ending in ``-bin`` are bytes. Decoded on each access."""
         return self.head.metadata()
 
+    @property
+    def congested(self) -> bool:
+        """The client reads less than it asks for: a large answer would only wait in memory."""
+        connection = self.connection
+        return connection.queued_bytes > connection.limits.max_queued_bytes
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run the handler's coroutine in a task, which is cancelled with the call."""
+        self.task = self.connection.spawn(work)
+
     def start_deadline(self, deadline_s: float) -> None:
         self.deadline = deadline_s
         self._bucket = self.connection.wheel.add(self, deadline_s)
@@ -169,6 +179,7 @@ class UnaryCall(Stream):
             or state is not HALF_CLOSED_REMOTE
             or trailers
             or connection.table_update_due
+            or self.head.answer_encoding is not None
         ):
             self._reply_slowly(body, trailers)
             return
@@ -186,8 +197,8 @@ class UnaryCall(Stream):
             return
         self._settle()
         connection = self.connection
-        connection.send_headers(self, RESPONSE_BLOCK)
-        connection.send_data(self, encode_message(body))
+        connection.send_headers(self, self.head.response_block)
+        connection.send_data(self, encode_message(body, self.head.answer_encoding))
         self._end(trailers_block(StatusCode.OK, "", trailers))
 
     def fail(self, code: StatusCode, message: str, metadata: Metadata = ()) -> None:
@@ -195,7 +206,17 @@ class UnaryCall(Stream):
         if self.done:
             return
         self._settle()
-        self._end(trailers_block(code, message, metadata, alone=True))
+        if metadata:
+            self._end(trailers_block(code, message, metadata, alone=True))
+        elif self.state is HALF_CLOSED_REMOTE and not self.connection.table_update_due:
+            # The way of refusals under load: as short as that of replies.
+            connection = self.connection
+            pack_failure(connection.out, self.id, failure_block(code, message))
+            if not connection.flush_pending:
+                connection.schedule_flush()
+            connection.forget(self)
+        else:
+            self._end(failure_block(code, message))
 
     def fail_with(self, error: Exception) -> None:
         """Answer with the status of an exception."""
@@ -339,7 +360,8 @@ class StreamCall(MessageStream):
         assert not self._started, "initial metadata is sent once"
         if not self.done:
             self._started = True
-            self.connection.send_headers(self, RESPONSE_BLOCK + encode_fields(encode_metadata(metadata)))
+            block = self.head.response_block + encode_fields(encode_metadata(metadata))
+            self.connection.send_headers(self, block)
 
     def set_trailers(self, metadata: Metadata) -> None:
         """The trailing metadata to send with an OK status."""
@@ -349,6 +371,9 @@ class StreamCall(MessageStream):
         if not self._started:
             self.send_headers()
         await super().send(body)
+
+    def pack(self, body: bytes) -> bytes:
+        return encode_message(body, self.head.answer_encoding)
 
     async def _run(self) -> None:
         route = self.head.route

@@ -7,8 +7,6 @@ from plasmacloud.rpc.peer_door import Judge
 from plasmacloud.rpc.peer_options import PeerState
 from plasmacloud.rpc.peer_wire import Refusal
 
-__all__ = ["Judge", "Transport", "TransportFactory"]
-
 
 class Transport(Protocol):
     """Frames to and from the other members; what the callbacks mean is said in `peer.PeerTransport`."""

@@ -23,6 +23,7 @@ from plasmacloud.chainfire.membership_policy import PolicyConfig
 from plasmacloud.chainfire.peer_memory import Forgotten
 from plasmacloud.chainfire.place import take_place
 from plasmacloud.chainfire.running_member import ReplicaFailed, RunningMember
+from plasmacloud.raft.membership import ConfState
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.sim.clock import NS_PER_S, World
 from plasmacloud.sim.loop import SimLoop
@@ -69,7 +70,7 @@ class Cluster:
             network=self.network,
             trace=self.trace,
             disk_options=options.disk,
-            transport=partial(watched_transport, self.observer, options.peers),
+            transport=partial(watched_transport, self.observer, self.fail, options.peers),
             member_class=member_class,
             observe=self._observe,
             ended=self._ended,
@@ -164,7 +165,8 @@ class Cluster:
         lost = {other.member_id for other in self.nodes.values() if other.damaged or other.name in self.ruined}
         lost.add(node.member_id)
         leaving = self.operator.asked_to_leave
-        electorates = self.observer.electorates()
+        conf = self.observer.latest_conf
+        electorates = [*self.observer.electorates(), conf.voters | conf.learners]  # they may be promoted any moment
         electorates += [voters - leaving for voters in electorates if voters & leaving]
         return all(2 * len(voters - lost) > len(voters) for voters in electorates)
 
@@ -225,6 +227,7 @@ class Operator:
         self._joining: str | None = None  # the machine for which a place was asked
         self._wanted = 0  # machines that shall join
         self._leaving: set[str] = set()  # machines whose members shall leave
+        self._replaces = 0  # the member whose place the one that joins takes, in one joint change
         self._machines = cluster.options.members
         self._busy = False
         self.active = True
@@ -273,26 +276,45 @@ class Operator:
             return
         self._find_place(leader)
         conf = leader.member.raft.conf
-        lost = self._to_replace()
         if conf.joint:
             return
+        if not cluster.observer.belongs(self._replaces) or (not conf.learners and self._joining is None):
+            self._replaces = 0
+        lost = [node for node in self._to_replace() if node.member_id != self._replaces]
         if lost:
+            if self._replace(lost[0], conf):
+                return
             if lost[0].member_id in conf.voters:
                 self._wanted += 1
             self._remove(leader, lost[0])
         elif conf.learners:
             return  # one after the other
         elif self._joining is not None:
-            self._ask(leader, CommandKind.MEMBER_ADD, AddMember((Address(self._joining, _PEER_PORT),), self._joining))
+            place = AddMember((Address(self._joining, _PEER_PORT),), self._joining, replaces=self._replaces)
+            self._ask(leader, CommandKind.MEMBER_ADD, place)
         elif self._wanted:
             self._wanted -= 1
-            self._machines += 1
-            self._joining = f"n{self._machines}"
+            self._join()
         elif self._leaving:
             node = cluster.nodes[min(self._leaving)]
             self._leaving.discard(node.name)
-            if node.member_id in conf.voters and len(conf.voters) > 1 and cluster.can_spare(node):
+            leaves = node.member_id in conf.voters and len(conf.voters) > 1 and cluster.can_spare(node)
+            if leaves and not self._replace(node, conf):
                 self._remove(leader, node)
+
+    def _join(self) -> None:
+        self._machines += 1
+        self._joining = f"n{self._machines}"
+
+    def _replace(self, node: Node, conf: ConfState) -> bool:
+        """Let somebody new take a voter's place, every other time: that is a joint change."""
+        busy = self._joining is not None or conf.learners or node.member_id not in conf.voters
+        if busy or self._cluster.rng.random() < 0.5:
+            return False
+        self._replaces = node.member_id
+        self.asked_to_leave.add(node.member_id)
+        self._join()
+        return True
 
     def _remove(self, leader: Node, node: Node) -> None:
         self.asked_to_leave.add(node.member_id)

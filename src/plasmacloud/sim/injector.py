@@ -11,7 +11,7 @@ from plasmacloud.sim.cluster import Cluster
 from plasmacloud.sim.decay import corrupt_log, corrupt_record, misdirect_log
 from plasmacloud.sim.node import Node
 from plasmacloud.sim.options import FaultKind
-from plasmacloud.sim.schedule import Fault
+from plasmacloud.sim.schedule import Fault, is_short
 
 Way = tuple[str, str]
 
@@ -47,6 +47,7 @@ class Injector:
             FaultKind.LEAVE: self._leave,
             FaultKind.WIPE: self._wipe,
             FaultKind.AMNESIA: self._amnesia,
+            FaultKind.AMBUSH: self._ambush,
         }
 
     def start(self) -> None:
@@ -85,8 +86,13 @@ class Injector:
         return nodes[fault.pick // 3 % len(nodes)]
 
     def _ways(self, fault: Fault) -> list[Way]:
-        """From one side to the other; who is on which side is in the bits of ``pick``."""
+        """From one side to the other; who is on which side is in the bits of ``pick``. Or away from the leader, if the
+        fault is as short as an election: that is when its words arrive in the term of the next one.
+        """
         names = list(self._cluster.nodes)
+        leader = self._cluster.leader()
+        if leader is not None and is_short(fault):
+            return [(leader.name, there) for there in names if there != leader.name]
         side = {name for position, name in enumerate(names) if fault.pick >> position % 16 & 1}
         if not side or len(side) == len(names):
             side = {self._victim(fault).name}
@@ -105,6 +111,33 @@ class Injector:
         self._happened(fault, node.name)
         self._cluster.kill(node, power_lost=power_lost)
         return partial(self._cluster.start, node)
+
+    def _ambush(self, fault: Fault) -> Callable[[], None] | None:
+        """The worst moment is waited for: a promise has just been made, or is just being made durable."""
+        node, cluster = self._victim(fault), self._cluster
+        life = node.life
+        if life is None:
+            return None
+        waits = True
+
+        def strike() -> None:
+            nonlocal waits
+            if waits and node.life is life:
+                waits = False
+                self._happened(fault, node.name)
+                cluster.kill(node, power_lost=True)
+                cluster.restart_later(node, 0.1 + fault.amount)
+
+        def undo() -> None:
+            nonlocal waits
+            waits = False
+
+        if fault.pick & 1:
+            share = fault.amount
+            life.workshop.on_begin = lambda takes_s: cluster.world.after(round(takes_s * share * NS_PER_S), strike)
+        else:
+            cluster.observer.on_vote[node.member_id] = lambda: cluster.world.after(0, strike)
+        return undo
 
     def _power_all(self, fault: Fault) -> Callable[[], None]:
         self._happened(fault, "all")
@@ -155,9 +188,10 @@ class Injector:
         return self._block(fault, self._ways(fault))
 
     def _slow_link(self, fault: Fault) -> Callable[[], None]:
-        network, ways = self._cluster.network, self._ways(fault)
+        network, ways, options = self._cluster.network, self._ways(fault), self._cluster.options
         self._happened(fault, str(len(ways)))
-        factor = 1.0 + 200.0 * fault.amount**3
+        # Up to three election timeouts: what a leader says then arrives when there is another one.
+        factor = 1.0 + 3.0 * fault.amount**2 * options.election_timeout_s / options.network.delay_s
         for here, there in ways:
             network.slow_down(here, there, factor)
 

@@ -3,15 +3,63 @@
 All bounds are of virtual time, generous, and multiples of what is drawn: a cluster that needs longer hangs.
 """
 
+from plasmacloud.chainfire.commands import CommandKind
+from plasmacloud.rpc.proto import rpc_pb2
+from plasmacloud.rpc.status import StatusCode
 from plasmacloud.sim.clock import NS_PER_S
 from plasmacloud.sim.cluster import Cluster
-from plasmacloud.sim.node import Node
+from plasmacloud.sim.node import Life, Node
 from plasmacloud.sim.observer import Violation
 from plasmacloud.sim.workload import Workload
 
 _SLICE_S = 0.25
 _PATIENCE_S = 40.0
 _PATIENCE_TIMEOUTS = 60.0  # election timeouts on top
+
+
+class Probe:
+    """A write and a read that one member has to answer."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.failed = False
+
+    def reply(self, _body: bytes) -> None:
+        """The write was executed."""
+        self.done = True
+
+    def run(self) -> None:
+        """The read may be answered."""
+        self.done = True
+
+    def fail(self, _code: StatusCode, _message: str) -> None:
+        """It was not, or nobody knows."""
+        self.failed = True
+
+
+class Probes:
+    """Everybody who is asked answers: those who do not lead, too."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, tuple[Life, Probe, Probe]] = {}
+
+    def answered(self, nodes: list[Node]) -> bool:
+        """Whether all of them have. Asks those who were not asked, or failed to answer, or died since."""
+        return all([self._answered(node) for node in nodes])  # noqa: C419 - all are asked
+
+    def _answered(self, node: Node) -> bool:
+        member, life = node.member, node.life
+        if member is None or life is None:
+            return False
+        known = self._asked.get(node.name)
+        if known is None or known[0] is not life or known[1].failed or known[2].failed:
+            write, read = Probe(), Probe()
+            self._asked[node.name] = (life, write, read)
+            body = rpc_pb2.PutRequest(key=b"probe", value=node.name.encode()).SerializeToString()
+            life.loop.enter(member.replica.submit, CommandKind.PUT, body, write)
+            life.loop.enter(member.replica.read, read)
+            return False
+        return known[1].done and known[2].done
 
 
 class Recovery:
@@ -84,12 +132,13 @@ class Recovery:
             cluster.start(node)
 
     def _demand(self, core: list[Node] | None, rule: str) -> None:
-        """Let time pass until everybody who is meant has what was committed now, and a client was answered."""
+        """Let time pass until everybody who is meant has what was committed now, and answers."""
         cluster = self._cluster
         world = cluster.world
         end_ns = world.now_ns + round(self._patience_s * NS_PER_S)
         goal = None
         answered = self._workload.answered
+        probes = Probes()
         while world.now_ns < end_ns and cluster.violation is None:
             world.run(world.now_ns + round(_SLICE_S * NS_PER_S))
             if core is not None:
@@ -99,7 +148,8 @@ class Recovery:
             if goal is None and leader is not None and self._workload.answered > answered + 3:
                 goal = cluster.observer.commit
             quiet = core is not None or cluster.operator.idle
-            if goal is not None and quiet and all(_has_applied(node, goal) for node in members):
+            arrived = goal is not None and quiet and all(_has_applied(node, goal) for node in members)
+            if arrived and probes.answered(members):
                 return
         if cluster.violation is None:
             cluster.fail(

@@ -9,7 +9,7 @@ The rules are those of figure 3 of the Raft paper, the promises of its members, 
 what changed is looked at, so that a turn in which nothing happens costs next to nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -61,10 +61,14 @@ class Observer:
         self.elections = 0
         self.commit = 0  # the highest commit index that anybody knew
         self.leaders: dict[int, int] = {}  # term -> member
+        self.on_vote: dict[int, Callable[[], None]] = {}  # called once when that member asks for votes, or gives one
         self._trace = trace
         self._votes: dict[tuple[int, int], int] = {}  # (term, voter) -> candidate that was promised the vote
+        self._pre_votes: set[tuple[int, int, int]] = set()  # (term that is asked for, voter, candidate)
+        self._heirs: set[tuple[int, int]] = set()  # (term, member) that the leader of the term told to stand
+        self._terms = {0}  # that somebody has stood in
         self._entries: dict[int, int] = {}  # committed: index -> term
-        self._states: dict[int, tuple[int, ...]] = {}  # applied index -> checksums
+        self._states: dict[int, tuple[object, ...]] = {}  # applied index -> checksums
         self._hashes: dict[int, bytes] = {}
         self._confs: dict[int, ConfState] = {}  # in force after the membership entry of that index
         self.latest_conf = ConfState()
@@ -85,6 +89,7 @@ class Observer:
 
     def voted(self, voter: int, term: int, candidate: int) -> None:
         """A member has told a candidate that it has its vote."""
+        self._notice_vote(voter)
         given = self._votes.setdefault((term, voter), candidate)
         if given != candidate:
             raise Violation(
@@ -92,8 +97,35 @@ class Observer:
                 f"{voter:x} gave its vote of term {term} to {given:x} and then to {candidate:x}",
             )
 
-    def acknowledged(self, member_id: int, term: int, index: int) -> None:
+    def took_part(self, member_id: int) -> None:
+        """A vote or an acknowledgement of a member has left."""
+        if member_id in self._lost:
+            raise Violation("who has lost its memory keeps silent", f"{member_id:x} lost its disk and takes part")
+
+    def pre_voted(self, voter: int, term: int, candidate: int) -> None:
+        """A member has told another that it would vote for it in a term that nobody has entered yet."""
+        self._pre_votes.add((term, voter, candidate))
+
+    def stood(self, candidate: int, term: int) -> None:
+        """A candidate has asked for votes."""
+        self._terms.add(term)
+        self._notice_vote(candidate)
+
+    def _notice_vote(self, member_id: int) -> None:
+        if self.on_vote and (on_vote := self.on_vote.pop(member_id, None)) is not None:
+            on_vote()
+
+    def told_to_stand(self, member_id: int, term: int) -> None:
+        """The leader of a term hands over to a member."""
+        self._heirs.add((term, member_id))
+
+    def acknowledged(self, member_id: int, term: int, index: int, leader: int) -> None:
         """A member has told the leader of a term that it has everything up to an index."""
+        if self.leaders.get(term) != leader:
+            raise Violation(
+                "only the leader of the term is followed",
+                f"{member_id:x} acknowledges entries to {leader:x}, which does not lead term {term}",
+            )
         promise = self._promises.setdefault(member_id, Promise())
         if (term, index) > (promise.acknowledged_term, promise.acknowledged):
             promise.acknowledged_term, promise.acknowledged = term, index
@@ -153,6 +185,8 @@ class Observer:
         if before is not None and applied > before.commit:
             self._trace.count("snapshots installed")
         self._note_conf(applied, raft.conf)
+        self._check_applied(member, applied)
+        self._terms.add(raft.term)
         return Seen(member=member, commit=applied, applied=applied, conf=raft.conf)
 
     def _check_memory(self, raft: "Raft", promise: Promise) -> None:
@@ -186,6 +220,14 @@ class Observer:
             raise Violation("a term never falls", f"{raft.id:x} went from term {seen.term} to {raft.term}")
         if log.commit < seen.commit:
             raise Violation("what is committed is never lost", f"{raft.id:x} went from {seen.commit} to {log.commit}")
+        if raft.term != seen.term:
+            self._check_term(raft, seen)
+        promise = self._promises.get(raft.id)
+        if promise is not None and raft.term == promise.acknowledged_term and log.durable < promise.acknowledged:
+            raise Violation(
+                "what was acknowledged is durable",
+                f"{raft.id:x} acknowledged entry {promise.acknowledged} in term {raft.term} and now has {log.durable}",
+            )
         if raft.role is StateRole.LEADER:
             self._check_leader(raft, seen)
         if log.commit > seen.commit:
@@ -198,6 +240,29 @@ class Observer:
         if len(log.memberships) > 1 and list(log.memberships)[-2] > log.commit:
             raise Violation("one change of the membership at a time", f"{raft.id:x} has {list(log.memberships)}")
         seen.term, seen.role, seen.commit, seen.applied = raft.term, raft.role, log.commit, applied
+
+    def _check_term(self, raft: "Raft", seen: Seen) -> None:
+        """A term begins with a candidate, who stands because a majority would vote for it, or because it was told to.
+
+        That is what pre-votes are for: a member that was cut off raises nobody's term when it comes back.
+        """
+        if raft.vote != raft.id:
+            if seen.term and raft.term not in self._terms:
+                raise Violation("a term begins with a candidate", f"{raft.id:x} is in term {raft.term}, nobody stood")
+            return
+        self._terms.add(raft.term)
+        told = (raft.term - 1, raft.id) in self._heirs
+        if not seen.term or told or raft.role is StateRole.FOLLOWER or not raft.config.pre_vote:
+            return
+        if not any(self._would_vote(conf, raft) for conf in (raft.conf, seen.conf or raft.conf)):
+            raise Violation(
+                "who stands has the pre-votes of a majority", f"{raft.id:x} stands in term {raft.term} without"
+            )
+
+    def _would_vote(self, conf: ConfState, raft: "Raft") -> bool:
+        granted = {voter for term, voter, candidate in self._pre_votes if (term, candidate) == (raft.term, raft.id)}
+        granted.add(raft.id)
+        return all(2 * len(granted & voters) > len(voters) for voters in (conf.voters, conf.outgoing) if voters)
 
     def _check_leader(self, raft: "Raft", seen: Seen) -> None:
         for member_id, progress in raft.tracker.progress.items():
@@ -250,7 +315,17 @@ class Observer:
                 )
         if commit > self.commit:
             self.commit = commit
+            self._check_counted(raft, log.term(commit))
             self._check_quorum(raft, commit, seen.conf or raft.conf)
+
+    def _check_counted(self, raft: "Raft", term: int) -> None:
+        """The first who calls an entry committed leads its term; what lies before is committed by that (§5.4.2)."""
+        leader = raft.id if raft.role is StateRole.LEADER and raft.term == term else self.leaders.get(term)
+        if leader != raft.id or (raft.role is StateRole.LEADER and raft.term != term):
+            raise Violation(
+                "a leader counts only entries of its own term",
+                f"{raft.id:x}, {raft.role.value} of term {raft.term}, commits an entry of term {term} first",
+            )
 
     def _check_quorum(self, raft: "Raft", index: int, before: ConfState) -> None:
         """The first who calls an entry committed: majorities of disks hold it.
@@ -288,12 +363,13 @@ class Observer:
     def _check_applied(self, member: "RunningMember", applied: int) -> None:
         machine = member.machine
         store = machine.store
-        checksums = (machine.applied_term, store.change_crc, store.revision)
+        checksums = (machine.applied_term, store.change_crc, store.revision, machine.cluster.conf)
         known = self._states.setdefault(applied, checksums)
         if known != checksums:
             raise Violation(
                 "state machine safety",
-                f"at index {applied} {member.raft.id:x} has (term, checksum, revision) {checksums}, another {known}",
+                f"at index {applied} {member.raft.id:x} has (term, checksum, revision, configuration) "
+                f"{checksums}, another {known}",
             )
         self._states.pop(applied - _KEPT, None)
         if applied % _HASH_EVERY == 0:

@@ -44,6 +44,7 @@ class FaultKind(Enum):
     LEAVE = "leave"  # a member is removed
     WIPE = "wipe"  # a machine's disk is replaced by an empty one; the member is removed, and a new one joins
     AMNESIA = "amnesia"  # the same, but first somebody starts the member again, as if nothing had happened
+    AMBUSH = "ambush"  # power is lost right behind a vote, or in the middle of a write
 
 
 class WorkloadOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +116,7 @@ _USUAL_GAP_S: dict[FaultKind, float] = {
     FaultKind.LEAVE: 25.0,
     FaultKind.WIPE: 40.0,
     FaultKind.AMNESIA: 40.0,
+    FaultKind.AMBUSH: 12.0,
 }
 
 

@@ -49,6 +49,7 @@ class Workshop:
         self._options = options
         self._rng = rng
         self._jobs: dict[Job, None] = {}
+        self.on_begin: Callable[[float], None] | None = None  # told once how long the next piece will take
 
     def submit(self, call: Callable[[], Any], finished: Callable[[Any, BaseException | None], None]) -> None:
         """Carry out a call, for `SimLoop.run_in_executor`."""
@@ -59,6 +60,9 @@ class Workshop:
         options = self._options
         delay_s = after_s + (options.least_s + options.mean_s * self._rng.expovariate(1.0)) * self.factor
         self._jobs[job] = None
+        if self.on_begin is not None:
+            on_begin, self.on_begin = self.on_begin, None
+            on_begin(delay_s)
         self._world.at(self._world.now_ns + round(delay_s * NS_PER_S), self.loop, self._run, job)
 
     def _run(self, job: Job) -> None:

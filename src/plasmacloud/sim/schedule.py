@@ -40,7 +40,19 @@ _LASTS_S: dict[FaultKind, float] = {
     FaultKind.FAILED_SYNC: 1.0,
     FaultKind.FAILED_READ: 2.0,
     FaultKind.AMNESIA: 1.0,
+    FaultKind.AMBUSH: 8.0,
 }
+
+
+_OFTEN_SHORT = frozenset({FaultKind.PAUSE, FaultKind.PARTITION, FaultKind.ONE_WAY})
+"""Half of these last about as long as an election: too short for connections to be given up, so that what was said in
+the old term arrives in the new one."""
+_SHORT_TIMEOUTS = 3.0
+
+
+def is_short(fault: Fault) -> bool:
+    """Whether it is one of those."""
+    return fault.kind in _OFTEN_SHORT and fault.amount < 0.5
 
 
 def draw_schedule(options: Options) -> list[Fault]:
@@ -51,7 +63,12 @@ def draw_schedule(options: Options) -> list[Fault]:
         at_s = rng.expovariate(1.0 / gap_s)
         while at_s < options.fault_phase_s:
             for_s = min(rng.expovariate(1.0 / _LASTS_S.get(kind, 1.0)), 30.0)
-            faults.append(Fault(at_s=at_s, kind=kind, for_s=for_s, pick=rng.getrandbits(16), amount=rng.random()))
+            pick, amount = rng.getrandbits(16), rng.random()
+            fault = Fault(at_s=at_s, kind=kind, for_s=for_s, pick=pick, amount=amount)
+            if is_short(fault):
+                for_s *= _SHORT_TIMEOUTS * options.election_timeout_s / _LASTS_S[kind]
+                fault = msgspec.structs.replace(fault, for_s=for_s)
+            faults.append(fault)
             at_s += rng.expovariate(1.0 / gap_s)
     faults.sort(key=lambda fault: (fault.at_s, fault.kind.value))
     return faults

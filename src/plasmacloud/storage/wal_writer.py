@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from plasmacloud.base.latency import LatencyHistogram
 from plasmacloud.storage.disk import Disk, DiskFile
 from plasmacloud.storage.entry import Entry, HardState
 from plasmacloud.storage.wal_errors import DiskFull, WriteFailed, write_error
@@ -78,6 +79,7 @@ class WalMetrics(msgspec.Struct):
     last_sync_s: float = 0.0
     max_sync_s: float = 0.0
     segments_opened: int = 0
+    sync_times: LatencyHistogram = msgspec.field(default_factory=LatencyHistogram)
 
     @property
     def mean_sync_s(self) -> float:
@@ -227,6 +229,7 @@ class SegmentWriter:
         metrics.syncs += 1
         metrics.sync_seconds += took_s
         metrics.last_sync_s = took_s
+        metrics.sync_times.observe(took_s)
         metrics.max_sync_s = max(metrics.max_sync_s, took_s)
 
     def _next_segment(self) -> SegmentHeader:

@@ -8,7 +8,7 @@ A revision is the system's own claim about the position of a write. Three proper
 - after a barrier, all nodes hold the same keys with the same values *and* the same revisions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -32,21 +32,28 @@ def check_real_time_order(history: Iterable[Op]) -> OrderResult:
         other = by_revision.setdefault(op.revision, op)
         if other is not op:
             findings.append(f"{other.key} and {op.key} were both acknowledged at revision {op.revision}")
-    by_return = sorted(acked, key=lambda op: op.return_ns)
+    findings += [
+        f"{op.key} (revision {op.revision}) was sent after the acknowledgement of {newer.key} "
+        f"(revision {newer.revision})"
+        for newer, op in backwards(acked)
+    ]
+    return OrderResult(len(acked), findings)
+
+
+def backwards(acked: Iterable[Op]) -> Iterator[tuple[Op, Op]]:
+    """Acknowledged writes that go back behind a newer one: (the newest acknowledged before it was sent, the write)."""
+    by_invoke = sorted(acked, key=lambda op: op.invoke_ns)
+    by_return = sorted(by_invoke, key=lambda op: op.return_ns)
     returned = 0
     newest: Op | None = None
-    for op in acked:
+    for op in by_invoke:
         while returned < len(by_return) and by_return[returned].return_ns < op.invoke_ns:
             candidate = by_return[returned]
             if newest is None or candidate.revision > newest.revision:
                 newest = candidate
             returned += 1
         if newest is not None and op.revision < newest.revision:
-            findings.append(
-                f"{op.key} (revision {op.revision}) was sent after the acknowledgement of {newest.key} "
-                f"(revision {newest.revision})"
-            )
-    return OrderResult(len(acked), findings)
+            yield newest, op
 
 
 def check_same_everywhere(readings: Iterable[Reading]) -> OrderResult:

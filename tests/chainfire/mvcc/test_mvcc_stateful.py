@@ -1,4 +1,4 @@
-"""The store against the dumb oracle, with checkpoints, restarts and partial compactions at any point."""
+"""The store against the dumb oracle, with checkpoints, restarts, partial compactions and slices at any point."""
 
 import pytest
 from dict_store import DictStore, new_machine
@@ -12,9 +12,10 @@ from plasmacloud.chainfire.mvcc.key_index import bound
 from plasmacloud.chainfire.mvcc.range_query import RangeQuery
 from plasmacloud.chainfire.mvcc.records import is_tombstone
 from plasmacloud.chainfire.mvcc.refusals import RpcRefusal
-from plasmacloud.chainfire.state_machine import StateMachine
+from plasmacloud.chainfire.state_machine import Results, StateMachine
 from plasmacloud.rpc.proto.rpc_pb2 import (
     CompactionRequest,
+    Compare,
     DeleteRangeRequest,
     DeleteRangeResponse,
     PutRequest,
@@ -22,7 +23,9 @@ from plasmacloud.rpc.proto.rpc_pb2 import (
     RangeResponse,
     RequestOp,
     TxnRequest,
+    TxnResponse,
 )
+from plasmacloud.storage.entry import EntryKind, make_entry
 
 keys = st.sampled_from([b"a", b"aa", b"b", b"b\0", b"c", b"\0", b"\xff"])
 ends = st.sampled_from([b"", b"\0", b"b", b"c", b"\xff", b"a"])
@@ -39,14 +42,62 @@ ranges = st.builds(
 
 
 class StoreAgainstOracle(RuleBasedStateMachine):
-    @initialize()
-    def begin(self) -> None:
+    @initialize(slice_keys=st.sampled_from([1, 2, 1000]))
+    def begin(self, slice_keys: int) -> None:
         self.oracle = Oracle()
         self.disk = DictStore()
-        self.machine = new_machine(self.disk)
+        self.slice_keys = slice_keys
+        self.machine = self.open_machine()
         self.twin = new_machine()  # the same entries without checkpoint, restart or partial work
         self.saving = False
         self.open: list[tuple[RangeQuery, RangeRequest, RangeResponse]] = []
+
+    def open_machine(self) -> StateMachine:
+        machine = new_machine(self.disk)
+        machine.set_slice(self.slice_keys)
+        return machine
+
+    def apply(self, machine: StateMachine, data: bytes) -> Results:
+        """One entry, with a look at what others see of it before it is complete."""
+        entry = make_entry(1, machine.applied_index + 1, EntryKind.COMMANDS, data)
+        results = machine.begin(entry, local_origin=(1, 1))
+        while results is None:
+            assert not machine.is_whole
+            assert machine.applied_index == entry.index - 1
+            self.nobody_sees_a_half(machine)
+            results = machine.go_on()
+        assert machine.applied_index == entry.index
+        return results
+
+    def nobody_sees_a_half(self, machine: StateMachine) -> None:
+        store = machine.store
+        for revision in {0, max(1, self.oracle.revision - 1)}:
+            for limit in (0, 1):
+                request = RangeRequest(key=b"\0", range_end=b"\0", revision=revision, limit=limit)
+                expected = self.oracle.range(request)
+                if isinstance(expected, RangeResponse):
+                    reply = RangeResponse.FromString(store.range(request))
+                    assert reply.header.revision == self.oracle.revision
+                    reply.ClearField("header")
+                    assert reply == expected
+        state = self.oracle.states[-1]
+        for key in (b"a", b"b"):
+            single = RangeResponse.FromString(store.range(RangeRequest(key=key)))
+            assert [kv.value for kv in single.kvs] == ([state[key].value] if key in state else [])
+        count = len(state)
+        everything = RangeRequest(key=b"\0", range_end=b"\0", count_only=True)
+        exists = Compare(key=b"\0", range_end=b"\0", target=Compare.VERSION, result=Compare.GREATER, version=0)
+        both = TxnRequest(compare=[exists], success=[RequestOp(request_range=everything)] * 2)
+        txn = TxnResponse.FromString(store.read_txn(both))
+        assert txn.header.revision == self.oracle.revision
+        assert txn.succeeded == (count > 0)
+        assert [response.response_range.count for response in txn.responses] == ([count] * 2 if count else [])
+        with pytest.raises(AssertionError, match="half applied"):
+            machine.take_checkpoint()
+        with pytest.raises(AssertionError, match="half applied"):
+            machine.state_hash()
+        store.index.check()
+        store.compact_step(1)
 
     def command(
         self, kind: CommandKind, request: PutRequest | DeleteRangeRequest | TxnRequest | CompactionRequest
@@ -58,7 +109,7 @@ class StoreAgainstOracle(RuleBasedStateMachine):
             session = machine.sessions.get(1)
             seq = 1 if session is None else session.last_seq + 1
             data = encode_batch(1, 1, seq, [(kind, body)])
-            ((got, applied),) = machine.apply(machine.applied_index + 1, 1, data, local_origin=(1, 1))
+            ((got, applied),) = self.apply(machine, data)
             assert got == seq
             replies.append(applied)
             assert machine.apply(machine.applied_index, 1, data, local_origin=(1, 1)) == []
@@ -137,7 +188,7 @@ class StoreAgainstOracle(RuleBasedStateMachine):
         if self.saving:
             self.machine.checkpoint_done()
         self.disk.commit(self.machine.take_checkpoint())
-        self.machine = new_machine(self.disk)
+        self.machine = self.open_machine()
         self.saving = False
         self.open = []
 

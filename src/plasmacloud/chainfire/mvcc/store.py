@@ -3,6 +3,9 @@
 Every change gets the next revision; the first one is 2, because an empty store is at revision 1. A request that
 changes nothing leaves the revision alone. Operations raise `RpcRefusal` before they change anything.
 Semantics: https://etcd.io/docs/v3.5/learning/api/, verified against a running etcd by the differential tests.
+
+A request that changes very many keys is executed in slices (`slices`). Readers that come in between see the state
+before it: ``revision`` moves when the last change is made, and until then every read is one in the past.
 """
 
 import zlib
@@ -19,10 +22,11 @@ from plasmacloud.chainfire.mvcc.encoding import (
     varint,
 )
 from plasmacloud.chainfire.mvcc.hashing import StateHash
-from plasmacloud.chainfire.mvcc.key_index import KeyIndex
+from plasmacloud.chainfire.mvcc.key_index import KeyIndex, bound, take
 from plasmacloud.chainfire.mvcc.range_query import RangeQuery, range_end
 from plasmacloud.chainfire.mvcc.records import RECORD_ID, RECORD_ID_BYTES, Records, RecordStore
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND
+from plasmacloud.chainfire.mvcc.slices import CHUNK_KEYS, Work, finish
 from plasmacloud.chainfire.mvcc.txn import execute, plan_txn
 from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
 
@@ -61,6 +65,8 @@ class MvccStore:
         """The removal that is still to be done, in steps."""
         self.change_crc = 0
         """CRC-32 over all changes ever applied: equal on all members at the same applied index."""
+        self.chunk_keys = CHUNK_KEYS
+        """Work in slices can be interrupted every so many keys."""
         self._sub = 0
         self._pins: dict[int, int] = {}
 
@@ -68,7 +74,7 @@ class MvccStore:
 
     def open_range(self, request: rpc_pb2.RangeRequest) -> RangeQuery:
         """Begin a Range that is answered in steps. Raises `RpcRefusal`."""
-        return RangeQuery(self, request, self.tip)
+        return RangeQuery(self, request, self.revision)
 
     def range(self, request: rpc_pb2.RangeRequest) -> bytes:
         """The whole Range at once, as a serialized RangeResponse. Raises `RpcRefusal`."""
@@ -89,9 +95,10 @@ class MvccStore:
             or request.max_mod_revision
             or request.min_create_revision
             or request.max_create_revision
+            or self.tip != self.revision
         ):
             return self._newest_of_key(request.key)
-        query = RangeQuery(self, request, self.tip)
+        query = RangeQuery(self, request, self.revision)
         return query.body() if query.step() else query
 
     def _newest_of_key(self, key: bytes) -> bytes:
@@ -120,6 +127,21 @@ class MvccStore:
         """The stored ``KeyValue`` of a living key."""
         identity = self.index.newest(key)
         return None if identity is None else self.records.get(identity)
+
+    def seen(self, key: bytes) -> bytes | None:
+        """The id of the key's record as a reader sees it now: as of ``revision``."""
+        return self.index.newest(key) if self.tip == self.revision else self.index.at(key, bound(self.revision))
+
+    def seen_keys(self, start: bytes, end: bytes, after: bytes | None) -> list[bytes]:
+        """The next keys of the range that a reader may see; `seen` tells of each whether it does."""
+        index = self.index
+        walk = index.living if self.tip == self.revision else index.known
+        return take(walk(start, end, after=after), self.chunk_keys)
+
+    def read_txn(self, request: rpc_pb2.TxnRequest) -> bytes:
+        """Answer a Txn that only reads; return the serialized TxnResponse. Raises `RpcRefusal`."""
+        plan = finish(plan_txn(self, request))
+        return self.header.field(self.revision) + finish(execute(self, plan, reading=True))
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -170,44 +192,59 @@ class MvccStore:
         self._sub += 1
         self.tip = self.revision + 1
 
-    def delete_range(self, request: rpc_pb2.DeleteRangeRequest) -> bytes:
-        """Apply a DeleteRange; return the serialized DeleteRangeResponse."""
-        body = self.delete_part(request)
+    def _publish(self, body: bytes) -> bytes:
+        """The running transaction is complete: from now on readers see what it wrote. Returns its reply."""
         self.revision = self.tip
         self._sub = 0
         return self.header.field(self.revision) + body
 
-    def delete_part(self, request: rpc_pb2.DeleteRangeRequest) -> bytes:
-        """Delete as (a part of) the running transaction; return the reply behind its header."""
-        index = self.index
+    def delete_range(self, request: rpc_pb2.DeleteRangeRequest) -> bytes:
+        """Apply a DeleteRange at once; return the serialized DeleteRangeResponse."""
+        return finish(self.delete_range_work(request))
+
+    def delete_range_work(self, request: rpc_pb2.DeleteRangeRequest) -> Work[bytes]:
+        """Apply a DeleteRange in slices, for the serialized DeleteRangeResponse. Nothing else may write meanwhile."""
+        return self._publish((yield from self.delete_part(request)))
+
+    def delete_part(self, request: rpc_pb2.DeleteRangeRequest) -> Work[bytes]:
+        """Delete as (a part of) the running transaction, for the reply behind its header."""
+        index, chunk = self.index, self.chunk_keys
+        deleted, main = 0, self.revision + 1
         end = range_end(request.range_end)
         if end is None:
             keys = [request.key] if request.key in index.live else []
         else:
-            keys = list(index.living(request.key, end))
-        if not keys:
-            return b""
-        reply = b"\x10" + varint(len(keys))
-        if request.prev_kv:
-            ids = [index.live[key][:RECORD_ID_BYTES] for key in keys]
-            reply += b"".join(
-                b"".join((PREV_KVS_TAG, varint(len(record)), record)) for record in self.records.get_many(ids)
-            )
-        main = self.revision + 1
-        for key in keys:
-            identity = index.delete(key, main, self._sub)
-            self._record(identity, encode_tombstone(key, main))
-        return reply
+            keys = take(index.living(request.key, end), chunk)
+        previous: list[bytes] = []
+        while keys:
+            if request.prev_kv:
+                previous += self._previous(keys)
+            for key in keys:
+                identity = index.delete(key, main, self._sub)
+                self._record(identity, encode_tombstone(key, main))
+            deleted += len(keys)
+            if end is None:
+                break
+            yield len(keys)
+            keys = take(index.living(request.key, end), chunk) if len(keys) == chunk else []
+        return b"".join((b"\x10", varint(deleted), *previous)) if deleted else b""
+
+    def _previous(self, keys: list[bytes]) -> list[bytes]:
+        """Their records, as elements of ``DeleteRangeResponse.prev_kvs``."""
+        records = self.records.get_many([self.index.live[key][:RECORD_ID_BYTES] for key in keys])
+        return [b"".join((PREV_KVS_TAG, varint(len(record)), record)) for record in records]
 
     def txn(self, request: rpc_pb2.TxnRequest, *, want_reply: bool = True) -> bytes:
-        """Apply a Txn, atomically; return the serialized TxnResponse. Raises `RpcRefusal`.
+        """Apply a Txn at once, atomically; return the serialized TxnResponse. Raises `RpcRefusal`."""
+        return finish(self.txn_work(request, want_reply=want_reply))
 
-        Where nobody waits for the reply its reads need not be done.
+    def txn_work(self, request: rpc_pb2.TxnRequest, *, want_reply: bool = True) -> Work[bytes]:
+        """Apply a Txn in slices, for the serialized TxnResponse. Raises `RpcRefusal`, before anything changed.
+
+        Where nobody waits for the reply its reads need not be done. Nothing else may write meanwhile.
         """
-        body = execute(self, plan_txn(self, request), want_reply)
-        self.revision = self.tip
-        self._sub = 0
-        return self.header.field(self.revision) + body
+        plan = yield from plan_txn(self, request)
+        return self._publish((yield from execute(self, plan, want_reply=want_reply)))
 
     # -- compaction ------------------------------------------------------------------------------------------------
 

@@ -4,16 +4,18 @@ As in etcd, all comparisons of a transaction, those of nested transactions inclu
 select the branch of every (nested) transaction: the *plan*. Then all puts of the plan are checked, then all ranges;
 only then anything happens, so that a refused transaction changes nothing. Operations run in order, each sees the
 writes before it, and all changes share one main revision.
+
+A transaction may have many operations, or compare and delete large ranges: everything here is work in slices.
 """
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from plasmacloud.chainfire.mvcc.encoding import bare_header, varint
 from plasmacloud.chainfire.mvcc.range_query import RangeQuery, range_end
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND
+from plasmacloud.chainfire.mvcc.slices import Work
 from plasmacloud.rpc.proto import kv_pb2
-from plasmacloud.rpc.proto.rpc_pb2 import Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest
+from plasmacloud.rpc.proto.rpc_pb2 import Compare, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest
 
 if TYPE_CHECKING:
     from plasmacloud.chainfire.mvcc.store import MvccStore
@@ -21,69 +23,96 @@ if TYPE_CHECKING:
 _NOTHING = kv_pb2.KeyValue()
 _SUCCEEDED = b"\x10\x01"
 _RESPONSES_TAG = b"\x1a"
+_FEW = 8  # so many operations are not worth a look at the budget
+_KEY_BYTES = 128  # of a range's reply count as a key
+_CHECKS = 32  # of one key against a range count as a key
+
+
+Operation = RangeRequest | PutRequest | DeleteRangeRequest
 
 
 class Plan(NamedTuple):
     """One (nested) transaction with its branch chosen."""
 
     succeeded: bool
-    operations: "list[RangeRequest | PutRequest | DeleteRangeRequest | Plan | None]"
+    operations: "list[Operation | Plan | None]"
 
 
-def plan_txn(store: "MvccStore", request: TxnRequest) -> Plan:
+def plan_txn(store: "MvccStore", request: TxnRequest) -> Work[Plan]:
     """Decide all comparisons and check the selected operations. Raises `RpcRefusal`."""
-    plan = _decide(store, request)
-    operations = list(_flatten(plan))
+    operations: list[Operation] = []
+    plan = yield from _decide(store, request, operations)
     for operation in operations:
         if isinstance(operation, PutRequest):
             _check_put(store, operation)
+    if len(operations) > _FEW:
+        yield len(operations)
     for operation in operations:
         if isinstance(operation, RangeRequest):
             _check_range(store, operation)
-    _check_vanishing(store, operations)
+    yield from _check_vanishing(store, operations)
     return plan
 
 
-def _decide(store: "MvccStore", request: TxnRequest) -> Plan:
-    succeeded = all(_holds(store, comparison) for comparison in request.compare)
+def _decide(store: "MvccStore", request: TxnRequest, selected: list[Operation]) -> Work[Plan]:
+    """Choose branches; all operations in them, also those of nested transactions, are added to ``selected``."""
+    succeeded = True
+    for comparison in request.compare:
+        if comparison.range_end:
+            succeeded = yield from _holds_for_all(store, comparison)
+        else:
+            succeeded = _holds(store, comparison)
+        if not succeeded:
+            break
     branch = request.success if succeeded else request.failure
-    return Plan(succeeded, [_operation(store, op) for op in branch])
-
-
-def _operation(store: "MvccStore", op: RequestOp) -> RangeRequest | PutRequest | DeleteRangeRequest | Plan | None:
-    kind = op.WhichOneof("request")
-    if kind == "request_put":
-        return op.request_put
-    if kind == "request_range":
-        return op.request_range
-    if kind == "request_delete_range":
-        return op.request_delete_range
-    if kind == "request_txn":
-        return _decide(store, op.request_txn)
-    return None
-
-
-def _flatten(plan: Plan) -> Iterator[RangeRequest | PutRequest | DeleteRangeRequest]:
-    for operation in plan.operations:
-        if isinstance(operation, Plan):
-            yield from _flatten(operation)
-        elif operation is not None:
-            yield operation
+    operations: list[Operation | Plan | None] = []
+    for op in branch:
+        kind = op.WhichOneof("request")
+        if kind == "request_txn":
+            nested = op.request_txn
+            yield _FEW + len(nested.compare)
+            operations.append((yield from _decide(store, nested, selected)))
+        elif kind is None:
+            operations.append(None)
+        else:
+            operation: Operation = getattr(op, kind)
+            operations.append(operation)
+            selected.append(operation)
+    if len(operations) > _FEW:
+        yield len(operations)
+    return Plan(succeeded, operations)
 
 
 def _holds(store: "MvccStore", comparison: Compare) -> bool:
-    """Whether a comparison holds, for a range: for every key of it."""
+    """Whether a comparison with one key holds."""
+    identity = store.seen(comparison.key)
+    if identity is None:
+        return _holds_for_nothing(comparison)
+    return _compare(comparison, kv_pb2.KeyValue.FromString(store.records.get(identity)))
+
+
+def _holds_for_all(store: "MvccStore", comparison: Compare) -> Work[bool]:
+    """Whether a comparison holds for every key of a range."""
     end = range_end(comparison.range_end)
-    if end is None:
-        identity = store.index.newest(comparison.key)
-        ids = [] if identity is None else [identity]
-    else:
-        ids = [i for i in map(store.index.newest, store.index.living(comparison.key, end)) if i is not None]
-    if not ids:
-        # A missing key compares as revision, version and lease 0. It has no value, not even an empty one.
-        return comparison.target != Compare.VALUE and _compare(comparison, _NOTHING)
+    assert end is not None
     parse = kv_pb2.KeyValue.FromString
-    return all(_compare(comparison, parse(record)) for record in store.records.get_many(ids))
+    after: bytes | None = None
+    empty = True
+    while keys := store.seen_keys(comparison.key, end, after):
+        ids = [identity for identity in map(store.seen, keys) if identity is not None]
+        empty = empty and not ids
+        if not all(_compare(comparison, parse(record)) for record in store.records.get_many(ids)):
+            return False
+        if len(keys) < store.chunk_keys:
+            break
+        yield len(keys)
+        after = keys[-1]
+    return not empty or _holds_for_nothing(comparison)
+
+
+def _holds_for_nothing(comparison: Compare) -> bool:
+    """A missing key compares as revision, version and lease 0. It has no value, not even an empty one."""
+    return comparison.target != Compare.VALUE and _compare(comparison, _NOTHING)
 
 
 def _compare(comparison: Compare, kv: kv_pb2.KeyValue) -> bool:
@@ -132,7 +161,7 @@ def _check_range(store: "MvccStore", request: RangeRequest) -> None:
         raise COMPACTED
 
 
-def _check_vanishing(store: "MvccStore", operations: list[RangeRequest | PutRequest | DeleteRangeRequest]) -> None:
+def _check_vanishing(store: "MvccStore", operations: list[Operation]) -> Work[None]:
     """Refuse a put that needs the previous value of a key which the transaction itself deletes first.
 
     The overlap check of requests lets a few such pairs through (see `validate`).
@@ -146,14 +175,19 @@ def _check_vanishing(store: "MvccStore", operations: list[RangeRequest | PutRequ
             for start, end in deleted:
                 if key == start or (end is not None and start <= key and (not end or key < end)):
                     raise KEY_NOT_FOUND
+            if len(deleted) > _CHECKS:
+                yield len(deleted) // _CHECKS
 
 
-def execute(store: "MvccStore", plan: Plan, want_reply: bool = True) -> bytes:
-    """Run the operations; return the TxnResponse behind its header. The plan is checked: nothing can fail.
+def execute(store: "MvccStore", plan: Plan, *, want_reply: bool = True, reading: bool = False) -> Work[bytes]:
+    """Run the operations, for the TxnResponse behind its header. The plan is checked: nothing can fail.
 
-    Without ``want_reply`` the reads are left out, and the reply is not one.
+    Without ``want_reply`` the reads are left out, and the reply is not one. ``reading``: there are no writes, and what
+    another transaction has written so far is not seen.
     """
     pieces = [_SUCCEEDED] if plan.succeeded else []
+    if len(plan.operations) > _FEW:
+        yield len(plan.operations)
     for operation in plan.operations:
         if isinstance(operation, PutRequest):
             body = store.put_part(operation)
@@ -161,15 +195,19 @@ def execute(store: "MvccStore", plan: Plan, want_reply: bool = True) -> bytes:
         elif isinstance(operation, RangeRequest):
             if not want_reply:
                 continue
-            query = RangeQuery(store, operation, store.tip)
-            while not query.step():
-                pass
+            query = RangeQuery(store, operation, store.revision if reading else store.tip)
+            while not query.step(store.chunk_keys):
+                yield store.chunk_keys
             tag, body = b"\x0a", query.body(inside_txn=True)
+            if operation.range_end:
+                yield 1 + len(body) // _KEY_BYTES
         elif isinstance(operation, DeleteRangeRequest):
-            body = store.delete_part(operation)
+            body = yield from store.delete_part(operation)
             tag, body = b"\x1a", bare_header(store.tip) + body
         elif isinstance(operation, Plan):
-            tag, body = b"\x22", b"\x0a\x00" + execute(store, operation, want_reply)
+            yield _FEW
+            inner = yield from execute(store, operation, want_reply=want_reply, reading=reading)
+            tag, body = b"\x22", b"\x0a\x00" + inner
         else:
             tag, body = b"", b""
         reply = tag + varint(len(body)) + body if tag else b""

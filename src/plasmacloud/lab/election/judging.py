@@ -10,7 +10,8 @@ from plasmacloud.lab.judging import Case, Outage, bad_if, check_longest
 from plasmacloud.lab.trials import Trial
 from plasmacloud.verify.checks import Check, Verdict
 from plasmacloud.verify.events import ProcessEnded
-from plasmacloud.verify.history import Op, acknowledged
+from plasmacloud.verify.history import acknowledged
+from plasmacloud.verify.order import backwards
 
 LEADER_FAULTS = ("terminate", "kill")
 
@@ -56,28 +57,15 @@ def check_fence(case: Case) -> Check:
     """A write that was sent after another had been acknowledged never carries an older epoch: once a new leader has
     written, the old one's writes are refused. O(n log n)."""
     acked = acknowledged(case.record.history)
-    verdict, findings = bad_if(_backwards(acked))
+    verdict, findings = bad_if(
+        f"{op.key}: accepted by {op.node} in epoch {op.revision} after {newer.node} had acknowledged "
+        f"{newer.key} in epoch {newer.revision}"
+        for newer, op in backwards(acked)
+    )
     if not acked:
         verdict, findings = Verdict.INCONCLUSIVE, ("no write was acknowledged",)
     measured = f"{len(findings)} writes of a stale epoch in {len(acked)} acknowledged"
     return Check("fence", verdict, measured, "0 stale", findings)
-
-
-def _backwards(acked: Sequence[Op]) -> Iterable[str]:
-    by_return = sorted(acked, key=lambda op: op.return_ns)
-    returned = 0
-    newest: Op | None = None
-    for op in sorted(acked, key=lambda op: op.invoke_ns):
-        while returned < len(by_return) and by_return[returned].return_ns < op.invoke_ns:
-            candidate = by_return[returned]
-            if newest is None or candidate.revision > newest.revision:
-                newest = candidate
-            returned += 1
-        if newest is not None and op.revision < newest.revision:
-            yield (
-                f"{op.key}: accepted by {op.node} in epoch {op.revision} after {newest.node} had acknowledged "
-                f"{newest.key} in epoch {newest.revision}"
-            )
 
 
 def check_clean_stops(case: Case) -> Check:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
+from plasmacloud.lab.changes import Changes
 from plasmacloud.lab.election.api import ServerApi, Status
 from plasmacloud.lab.election.servers import ElectionServer
 from plasmacloud.lab.recorder import Recorder
@@ -26,7 +27,7 @@ class StatusWatcher:
         self._servers = servers
         self._recorder = recorder
         self._numbers = {server.name: server.number for server in servers.values()}
-        self._changed = asyncio.Event()
+        self._changes = Changes()
         self._tasks: list[asyncio.Task[None]] = []
         self.latest: dict[str, tuple[int, Status]] = {}  # when it was asked for (ns), and the answer
 
@@ -47,13 +48,8 @@ class StatusWatcher:
 
     async def until(self, condition: Callable[[], bool], *, timeout: float, what: str) -> None:
         """Wait until ``condition`` holds; it is evaluated after every answer. Raises `WaitedTooLong`."""
-        try:
-            async with asyncio.timeout(timeout):
-                while not condition():
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            raise WaitedTooLong(f"{what}: not within {timeout:g} s", hint=self.describe()) from None
+        if not await self._changes.until(condition, timeout=timeout):
+            raise WaitedTooLong(f"{what}: not within {timeout:g} s", hint=self.describe())
 
     def describe(self) -> str:
         """What every server says at present."""
@@ -75,7 +71,7 @@ class StatusWatcher:
                         kept = sample
                 else:
                     self.latest.pop(server.name, None)
-                self._changed.set()
+                self._changes.tell()
                 await asyncio.sleep(INTERVAL_S)
         finally:
             api.close()

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from plasmacloud.base.errors import PlasmaError
+from plasmacloud.lab.changes import Changes
 from plasmacloud.lab.election.api import ServerApi
 from plasmacloud.lab.plan import Plan
 from plasmacloud.lab.recorder import Recorder
@@ -71,7 +72,7 @@ class FencedWrites:
         self._waiting_since: dict[int, tuple[str, float]] = {}  # operations in flight at the target, by client
         self._turn = 0
         self._resting = asyncio.Event()
-        self._changed = asyncio.Event()
+        self._changes = Changes()
         self._broken: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._pace: asyncio.Task[None] | None = None
@@ -117,15 +118,12 @@ class FencedWrites:
 
     async def wait(self, condition: Callable[[], bool], *, timeout: float) -> bool:
         """Wait until ``condition`` holds; it is evaluated after every operation. False: not within the deadline."""
-        try:
-            async with asyncio.timeout(timeout):
-                while not condition():
-                    if self._broken is not None:
-                        raise self._broken
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            return False
+        return await self._changes.until(lambda: condition() or not self._sound(), timeout=timeout)
+
+    def _sound(self) -> bool:
+        """Raises what broke a client of the lab, if one is broken."""
+        if self._broken is not None:
+            raise self._broken
         return True
 
     async def _run(self) -> None:
@@ -206,7 +204,7 @@ class FencedWrites:
                 self.refused += 1
             case Outcome.INFO:
                 self.unknown += 1
-        self._changed.set()
+        self._changes.tell()
 
     async def _end_pace(self) -> None:
         if self._pace is not None:
@@ -218,4 +216,4 @@ class FencedWrites:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._broken = task.exception()
-            self._changed.set()
+            self._changes.tell()

@@ -97,6 +97,8 @@ def _came_to_its_end(scenario: Scenario) -> None:
             scenario.missing.append(f"trial {trial.number}: no proof of its fault: {said}")
         if trial.resumed is not None and not trial.resumed.ok:
             scenario.wrong.append(f"trial {trial.number}: no write was acknowledged within the deadline")
+        elif trial.caught_up is not None and not trial.caught_up.ok:
+            scenario.wrong.append(f"trial {trial.number}: at its end no write was acknowledged")
     _kept_what_it_acknowledged(scenario)
 
 

@@ -146,8 +146,9 @@ async def sync_failover(rig: Val13xRig) -> None:
     pid_before = old.process.pid
     pid = await old.start()
     rig.record(NodeRestarted, node=old.name, old_pid=pid_before, new_pid=pid)
-    again_ns = time.monotonic_ns()
     await _demand(rig)
+    await rig.restart_servers()  # what they find when they start is a standby first, or second
+    again_ns = time.monotonic_ns()
     await rig.quorums(HEALTHY, rig.plan.recovery_deadline_s, since_ns=again_ns)
-    await rig.leader()
-    await rig.end_trial(ok=resumed)
+    served = await rig.served(again_ns)
+    await rig.end_trial(ok=resumed and served)

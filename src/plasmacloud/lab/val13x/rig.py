@@ -118,18 +118,29 @@ class Val13xRig(ElectionRig):
         self.record(ProcessEnded, node=name, pid=process.pid, status=status)
 
     async def demand_sync(self, count: int) -> None:
-        """Have both servers run with so many synchronous replicas demanded; the leader is restarted last."""
+        """Have both servers run with so many synchronous replicas demanded."""
         if count == self.min_sync:
             return
+        for server in self.servers.values():
+            argv = server.process.argv
+            argv[argv.index(MIN_SYNC) + 1] = str(count)
+        await self.restart_servers()
+        self.min_sync = count
+
+    async def restart_servers(self) -> None:
+        """Both of them one after the other, in good order, the leader last."""
         leader = await self.leader()
         for name in (self.other(leader), leader):
-            argv = self.servers[name].process.argv
-            argv[argv.index(MIN_SYNC) + 1] = str(count)
             await self.retire(name)
             self.start_server(name)
             await self.answering(name)
-        self.min_sync = count
         await self.leader()
+
+    async def served(self, after_ns: int) -> bool:
+        """Wait until a write that was sent after that was acknowledged, in a trial that has resumed already."""
+        return await self.workload.wait(
+            lambda: self.workload.newest_invoke_acknowledged_ns > after_ns, timeout=self.plan.recovery_deadline_s
+        )
 
     async def quorums(self, wanted: str, timeout: float, *, since_ns: int) -> None:
         """Ask every server until it says so; what each says goes on record, in time or not."""

@@ -221,7 +221,7 @@ def _server(
     where = ",".join(f"{address}:{at}" for address, at in ways)
     user, _, rest = first.url().removeprefix("postgres://").partition("@")
     database = rest.partition("/")[2]
-    options = ["--backend", f"postgres://{user}@{where}/{database}?target_session_attrs=primary", MIN_SYNC, "0"]
+    options = ["--backend", f"postgres://{user}@{where}/{database}", MIN_SYNC, "0"]
     listen = network.listen(host)
     if listen != LOOPBACK:
         others = network.reach(host, host, port)

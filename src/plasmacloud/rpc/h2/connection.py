@@ -8,7 +8,6 @@ The two sides differ in who opens streams: see ``rpc/server_connection.py`` and 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Any, Final, cast
 
 from plasmacloud.base.logging import get_logger
@@ -18,6 +17,7 @@ from plasmacloud.rpc.h2.flow import ReceiveWindow
 from plasmacloud.rpc.h2.frames import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS
 from plasmacloud.rpc.h2.guard import FloodGuard
 from plasmacloud.rpc.h2.headers import TABLE_SIZE_ZERO, HeaderDecoder
+from plasmacloud.rpc.h2.lifecycle import ConnectionEvent, ConnectionState, next_connection_state
 from plasmacloud.rpc.h2.outbound import Outbound
 from plasmacloud.rpc.h2.settings import DEFAULT_TABLE_BYTES, DEFAULT_WINDOW_BYTES, PeerSettings, Setting
 from plasmacloud.rpc.h2.stream import OPEN, IllegalStreamEvent, Stream, StreamEvent
@@ -40,28 +40,38 @@ class Connection(Outbound, asyncio.Protocol):
         self.peer_settings = PeerSettings()
         self.decoder = HeaderDecoder(limits.max_header_list_bytes)
         self.last_peer_stream = 0  # highest stream id the peer has opened
-        self.failed = False
-        self.lost = False
+        self.state = ConnectionState.SETTLING
+        self.failed = False  # the state is FAILED or CLOSED
+        self.lost = False  # the state is CLOSED
         self.goaway_sent: int | None = None  # last stream id of the GOAWAY we sent
         self.received_s = loop.time()
         self.table_update_due = False  # we owe the peer's decoder a size update
         self.settings_acked = False
         self.buffered_bytes = 0  # in partly received messages
         self.requests = 0
+        self.requests_refused = 0  # those that the peer should not have made
         self.bytes_received = 0
         self.max_block_bytes = 2 * limits.max_header_list_bytes
         self._partial = b""
         self._window_bytes = max(limits.connection_window_bytes, DEFAULT_WINDOW_BYTES)
         self._unacknowledged = 0  # DATA bytes received and not credited back on the connection
         self._assembly: tuple[int, int, bytearray] | None = None  # stream id, flags, block before END_HEADERS
-        self._recent_resets: deque[int] = deque(maxlen=_RECENT_RESETS)
+        self._assemblies = 0
+        self._recent_resets: dict[int, None] = {}  # in the order in which they were reset
         self._linger: asyncio.TimerHandle | None = None
         self._control = FloodGuard(
-            "control frames", limits.control_burst, limits.control_per_s, loop.time, self._useful_frames
+            "too many control frames", limits.control_burst, limits.control_per_s, loop.time, self._useful_frames
         )
+        self._pings = FloodGuard("too_many_pings", limits.ping_burst, limits.ping_per_s, loop.time, self._useful_frames)
+
+    def move(self, event: ConnectionEvent) -> None:
+        """Move along the table of the connection's states."""
+        self.state = state = next_connection_state(self.state, event)
+        self.failed = state >= ConnectionState.FAILED
+        self.lost = state is ConnectionState.CLOSED
 
     def _useful_frames(self) -> int:
-        return 2 * (self.requests + self.frames_sent) + self.bytes_received // 4096
+        return 2 * (self.requests - self.requests_refused + self.frames_sent) + self.bytes_received // 4096
 
     # What the two sides implement.
 
@@ -103,6 +113,8 @@ class Connection(Outbound, asyncio.Protocol):
             self._partial = b""
         self.flush_pending = True  # this method flushes
         try:
+            if self.state is ConnectionState.SETTLING:
+                _check_first_frame(data)
             consumed = self._consume(data)
             if consumed < len(data):
                 self._partial = data[consumed:]
@@ -121,7 +133,7 @@ class Connection(Outbound, asyncio.Protocol):
         return False  # closes the transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
+        self.move(ConnectionEvent.LOST)
         self.transport = None
         if self._linger is not None:
             self._linger.cancel()
@@ -195,7 +207,7 @@ class Connection(Outbound, asyncio.Protocol):
         self._control.spend()
         if stream_id not in self._recent_resets:
             self.write(frames.rst_stream_frame(stream_id, ErrorCode.STREAM_CLOSED))
-            self._recent_resets.append(stream_id)
+            self.ignore_rest_of(stream_id)
 
     def _on_headers(self, stream_id: int, flags: int, data: bytes, start: int, stop: int) -> None:
         if flags & (frames.PADDED | frames.PRIORITIZED):
@@ -205,6 +217,7 @@ class Connection(Outbound, asyncio.Protocol):
         if flags & END_HEADERS:
             self.on_block(stream_id, data[start:stop], flags & END_STREAM != 0)
         else:
+            self._assemblies += 1
             self._assembly = (stream_id, flags, bytearray(data[start:stop]))
 
     def _on_continuation(self, stream_id: int, flags: int, payload: bytes) -> None:
@@ -268,6 +281,8 @@ class Connection(Outbound, asyncio.Protocol):
                 self.peer_max_frame = value
             elif name == Setting.HEADER_TABLE_SIZE and value < DEFAULT_TABLE_BYTES:
                 self.table_update_due = True
+        if self.state is ConnectionState.SETTLING:
+            self.move(ConnectionEvent.SETTINGS)
         self.write(frames.SETTINGS_ACK)
         self.on_settings()
 
@@ -286,7 +301,7 @@ class Connection(Outbound, asyncio.Protocol):
         if flags & frames.ACK:
             self.on_ping_ack(payload)
         else:
-            self._control.spend()
+            self._pings.spend()
             self.write(frames.ping_frame(payload, ack=True))
 
     def _on_goaway(self, stream_id: int, flags: int, payload: bytes) -> None:
@@ -357,7 +372,7 @@ class Connection(Outbound, asyncio.Protocol):
     def reset(self, stream_id: int, code: int) -> None:
         """Give up a stream, known or not, and tell its owner if there is one."""
         stream = self.streams.get(stream_id)
-        self._recent_resets.append(stream_id)
+        self.ignore_rest_of(stream_id)
         if stream is None:
             self.write(frames.rst_stream_frame(stream_id, code))
             return
@@ -366,7 +381,10 @@ class Connection(Outbound, asyncio.Protocol):
 
     def ignore_rest_of(self, stream_id: int) -> None:
         """Frames still under way on a stream that we ended early are no fault."""
-        self._recent_resets.append(stream_id)
+        resets = self._recent_resets
+        resets[stream_id] = None
+        if len(resets) > _RECENT_RESETS:
+            del resets[next(iter(resets))]
 
     def was_reset(self, stream_id: int) -> bool:
         return stream_id in self._recent_resets
@@ -377,8 +395,9 @@ class Connection(Outbound, asyncio.Protocol):
         """End this connection because of the peer's fault (or our own): GOAWAY, then close."""
         if self.failed or self.transport is None:
             return
-        self.failed = True
+        self.move(ConnectionEvent.FAULT)
         self._partial = b""
+        self._assembly = None
         if code is not ErrorCode.NO_ERROR:
             log.info("connection refused further service", peer=self.peer, code=code_name(code), reason=message)
         self.out.append(frames.goaway_frame(self.last_peer_stream, code, message.encode()[:200]))
@@ -405,6 +424,12 @@ class Connection(Outbound, asyncio.Protocol):
         """Close at once."""
         if self.transport is not None:
             self.transport.abort()
+
+
+def _check_first_frame(data: bytes) -> None:
+    """The peer's preface ends with SETTINGS (RFC 9113 section 3.4). ``data`` begins with its first frame."""
+    if len(data) >= frames.FRAME_HEADER_BYTES and (data[3] != frames.SETTINGS or data[4] & frames.ACK):
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
 
 
 _CONTROL_HANDLERS: Final[dict[int, Any]] = {

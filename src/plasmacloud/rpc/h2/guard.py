@@ -12,12 +12,12 @@ from plasmacloud.rpc.h2.errors import ConnectionFault, ErrorCode
 class FloodGuard:
     """A token bucket that is refilled lazily: spending costs one subtraction until it runs empty."""
 
-    __slots__ = ("_burst", "_clock", "_earned", "_last_s", "_left", "_per_s", "_useful", "_what")
+    __slots__ = ("_burst", "_clock", "_complaint", "_earned", "_last_s", "_left", "_per_s", "_useful")
 
     def __init__(
-        self, what: str, burst: int, per_s: float, clock: Callable[[], float], useful: Callable[[], int]
+        self, complaint: str, burst: int, per_s: float, clock: Callable[[], float], useful: Callable[[], int]
     ) -> None:
-        self._what = what
+        self._complaint = complaint  # travels in the GOAWAY
         self._burst = burst
         self._per_s = per_s
         self._clock = clock
@@ -36,4 +36,4 @@ class FloodGuard:
         self._last_s, self._earned = now, useful
         self._left = min(float(self._burst), self._left + refill)
         if self._left < 0:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"too many {self._what}")
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, self._complaint)

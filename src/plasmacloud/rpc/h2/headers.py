@@ -27,6 +27,7 @@ _STATIC_FIELDS: Final[dict[Field, int]] = {field: i for i, field in reversed(lis
 _STATIC_NAMES: Final[dict[bytes, int]] = {field[0]: i for i, field in reversed(list(enumerate(_STATIC))) if i}
 _ENTRY_OVERHEAD: Final = 32
 _MAX_HUFFMAN_MEMO: Final = 512
+_BOMB_FACTOR: Final = 4
 
 
 def _fault(message: str) -> ConnectionFault:
@@ -53,7 +54,8 @@ class HeaderDecoder:
         """The fields of one complete header block; None if they exceed the list limit.
 
         An oversized block is still decoded to its end, so that the table stays in step with the peer's encoder and
-        only that one request has to be refused. Raises ConnectionFault(COMPRESSION_ERROR) on malformed blocks.
+        only that one request has to be refused. Raises ConnectionFault(COMPRESSION_ERROR) on malformed blocks, and
+        ENHANCE_YOUR_CALM on those that would decode to several times the limit: no honest mistake does.
         """
         fields: list[Field] = []
         total = 0
@@ -85,6 +87,8 @@ class HeaderDecoder:
                 total += _ENTRY_OVERHEAD + len(field[0]) + len(field[1])
                 if total <= self._max_list_bytes:
                     fields.append(field)
+                elif total > _BOMB_FACTOR * self._max_list_bytes:
+                    raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"a header list of more than {total} bytes")
         except IndexError:
             raise _fault("truncated header block or index out of the table") from None
         return fields if total <= self._max_list_bytes else None

@@ -39,6 +39,8 @@ class Outbound:
         self.streams: dict[int, Stream] = {}
         self.frames_sent = 0
         self.flushes = 0
+        self.bytes_sent = 0
+        self.queued_bytes = 0  # in all streams' queues together
         self.muted = False  # our side of the socket is closed: nothing more may be written
         self._ready: deque[Stream] = deque()
         self._paused = False
@@ -67,6 +69,7 @@ class Outbound:
             chunk = b"".join(self.out) if len(self.out) > 1 else self.out[0]
             self.out.clear()
             self.flushes += 1
+            self.bytes_sent += len(chunk)
             transport.write(chunk)
         self._budget = _WRITE_BUDGET_BYTES
         if self._ready and self.send_window > 0 and not self._paused and not self.flush_pending:
@@ -100,7 +103,9 @@ class Outbound:
             stream.queue = deque()
         stream.queue.append(payload)
         stream.queued_bytes += size
+        self.queued_bytes += size
         self._enqueue(stream)
+        self.on_queued()
 
     def send_tail(self, stream: Stream, frames: bytes) -> None:
         """End our side of ``stream`` with ``frames`` (they carry END_STREAM), behind all queued DATA."""
@@ -123,6 +128,7 @@ class Outbound:
         """Drop a closed stream and whatever it still had to send."""
         self.streams.pop(stream.id, None)
         stream.state = CLOSED
+        self.queued_bytes -= stream.queued_bytes
         stream.queue = None
         stream.queued_bytes = 0
         stream.tail = None
@@ -187,7 +193,8 @@ class Outbound:
         stream.send_window -= size
         before = stream.queued_bytes
         stream.queued_bytes -= size
-        assert stream.queued_bytes >= 0
+        self.queued_bytes -= size
+        assert 0 <= stream.queued_bytes <= self.queued_bytes
         assert self.send_window >= 0
         assert stream.send_window >= 0
         if not stream.queued_bytes and stream.tail is not None:
@@ -206,3 +213,6 @@ class Outbound:
 
     def on_local_end(self, stream: Stream) -> None:
         """Our side of ``stream`` has left entirely."""
+
+    def on_queued(self) -> None:
+        """More waits for the peer's windows than before."""

@@ -1,0 +1,117 @@
+"""Commands on their way into the log: to the leader, or on the leader into the next entry.
+
+The commands of this member's clients wait in two lanes (`lane`); those of the other members' clients arrive in frames
+and wait here. Writes that have gathered become one entry. A change of membership gets an entry of its own, and waits
+until the one before it is applied.
+"""
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from plasmacloud.base.logging import get_logger
+from plasmacloud.chainfire import frames
+from plasmacloud.chainfire.commands import check_batch, decode, encode_batch, join_batches, removes
+from plasmacloud.chainfire.lane import Lane
+from plasmacloud.chainfire.membership_view import admit
+from plasmacloud.chainfire.waiting import Waiter
+from plasmacloud.raft.errors import NotLeader, ProposalRefused
+
+if TYPE_CHECKING:
+    from plasmacloud.chainfire.replica import Replica
+
+log = get_logger("chainfire")
+
+
+class Proposer:
+    """Belongs to one replica, which calls `send` once in each turn of its pump."""
+
+    def __init__(self, replica: "Replica", writes: Lane[Waiter], changes: Lane[Waiter]) -> None:
+        self._replica = replica
+        self._raft = replica.raft
+        self._transport = replica.transport
+        self._entry_bytes = replica.config.tuning.entry_bytes
+        self._writes = writes
+        self._changes = changes
+        self._loop = asyncio.get_running_loop()
+        self._forwarders: list[int] = []  # the members that these came from
+        self._forwarded: list[bytes] = []  # batches of other members, for the next entry
+        self._asked: deque[bytes] = deque()  # membership commands, own and others', each for an entry of its own
+
+    def forwarded(self, sender: int, batch: bytes) -> None:
+        """Another member takes this one for the leader. Raises `CommandError`."""
+        check_batch(batch)
+        self._forwarded.append(batch)
+        self._forwarders.append(sender)
+
+    def asked(self, batch: bytes) -> None:
+        """The same with a membership command. Raises `CommandError`."""
+        check_batch(batch)
+        self._asked.append(batch)
+
+    def send(self) -> None:
+        """Whatever can be sent to the leader now, or be proposed by it."""
+        leader = self._raft.leader_id
+        if leader == self._replica.member_id:
+            self._propose_all()
+            return
+        # For the leader that this member no longer is: their senders will send them again.
+        self._forwarded.clear()
+        self._forwarders.clear()
+        self._asked.clear()
+        if leader == 0 or not self._transport.is_connected(leader):
+            return
+        for lane, kind in ((self._writes, frames.COMMANDS), (self._changes, frames.CHANGE)):
+            for batch in self._due(lane):
+                self._transport.send(leader, kind + batch)
+
+    def _due(self, lane: Lane[Waiter]) -> list[bytes]:
+        """What of a lane has to be sent to the leader now."""
+        now = self._loop.time()
+        batches = list(lane.again(now)) if lane.is_due(now) else []
+        if lane.has_unsent:
+            batches += lane.take(now)
+        return batches
+
+    def _propose_all(self) -> None:
+        if not self._raft.takes_proposals:
+            return
+        batches, self._forwarded = self._forwarded, []
+        batches += self._due(self._writes)
+        if batches:
+            self._propose(batches)
+        self._asked.extend(self._due(self._changes))
+        if self._asked and not self._raft.membership_pending:
+            self._propose_change()
+
+    def _propose(self, batches: list[bytes]) -> None:
+        try:
+            for data in join_batches(batches, self._entry_bytes):
+                self._raft.propose(data)
+            for member in self._forwarders:
+                self._raft.hurry_commit(member)
+            self._forwarders.clear()
+        except (NotLeader, ProposalRefused) as error:
+            log.debug("proposal refused, will be sent again", error=str(error))
+
+    def _propose_change(self) -> None:
+        """The next membership command, if its time has come; see `membership_view.admit` for what is refused here."""
+        ((origin, incarnation, seq, ((kind, body),)),) = decode(self._asked.popleft())
+        if self._is_done(origin, incarnation, seq):
+            self._replica.wake()
+            return
+        if removes(kind, body) == self._replica.member_id and (target := self._replica.handover_target()):
+            # Whoever leaves hands over first. The member that asked will ask the next leader.
+            log.info("handing over before leaving the cluster", to=self._replica.cluster.name_of(target))
+            self._raft.transfer_leader(target)
+            return
+        kind, body = admit(kind, body, self._replica.membership_view())
+        try:
+            self._raft.propose_membership(encode_batch(origin, incarnation, seq, [(kind, body)]))
+        except (NotLeader, ProposalRefused) as error:
+            log.debug("membership change refused, will be sent again", error=str(error))
+
+    def _is_done(self, origin: int, incarnation: int, seq: int) -> bool:
+        """Whether a command that was sent twice has been executed already."""
+        session = self._replica.machine.sessions.get(origin)
+        return session is not None and (incarnation, seq) <= (session.incarnation, session.last_seq)

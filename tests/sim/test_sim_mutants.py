@@ -1,0 +1,152 @@
+"""The simulator finds bugs: members with one promise broken each are found, by the rule that they break.
+
+Control: without the mutant the same seeds pass, so it is the mutant that is found, and not the bad luck of the run.
+"""
+
+from typing import Any, NamedTuple
+
+import pytest
+from mutants import (
+    AcknowledgesBeforeSync,
+    AppliesTwice,
+    BelievesEverybody,
+    CommitsEarlierTerms,
+    CompactsTooFar,
+    ConflictsStay,
+    GivesUpCommands,
+    HeartbeatCommitsTooMuch,
+    InstallsOverNewerState,
+    InstallsWithNewLog,
+    LeaderCountsItselfEarly,
+    LearnersCommit,
+    LeavesJointEarly,
+    MembershipNotSaved,
+    NeverStands,
+    NeverSyncs,
+    OwnCommandsDiffer,
+    PreVoteRaisesTerm,
+    ReadsAtOnce,
+    ReadsBeforeApplied,
+    ReadsBeforeOwnEntry,
+    ReadsLocally,
+    SessionsNotSaved,
+    SkipsDamage,
+    StaleAppendCuts,
+    StaleLeaderIsHeard,
+    TwoChangesAtOnce,
+    VoteBeforeSync,
+    VoteNotPersisted,
+    VotesForAnyLog,
+    VotesTwice,
+    WinsWithHalf,
+)
+
+from plasmacloud.base.logging import silence_logging
+from plasmacloud.chainfire.running_member import RunningMember
+from plasmacloud.sim.options import draw_options
+from plasmacloud.sim.simulation import Simulation
+
+
+class Mutant(NamedTuple):
+    """``seed``: the first that finds it, as the faults and the options are drawn today. ``rules``: those it breaks."""
+
+    member_class: type[RunningMember]
+    seed: int
+    rules: frozenset[str]
+
+
+OWN_TERM = "a leader counts only entries of its own term"
+ELECTED = "a leader has the votes of a majority"
+ONE_CHANGE = "one change of the membership at a time"
+FOLLOWED = "only the leader of the term is followed"
+CANDIDATE = "a term begins with a candidate"
+SILENT = "who has lost its memory keeps silent"
+FORGOTTEN = "a vote is never forgotten"
+FALLS = "a term never falls"
+COMPLETENESS = "leader completeness"
+PROGRESS = "a healed majority makes progress"
+CAUGHT_UP = "everybody catches up"
+QUORUM = "what is committed is on a majority of disks"
+DURABLE = "what was acknowledged is durable"
+MATCHING = "log matching"
+HISTORY = "linearizability"
+DEFECT = "no defect"
+MACHINE = "state machine safety"
+BELIEVED = "a healthy disk is believed"
+
+
+def _mutant(seed: int, *rules: str, **parts: Any) -> Mutant:
+    return Mutant(type("MutantMember", (RunningMember,), parts), seed, frozenset(rules))
+
+
+MUTANTS: dict[str, Mutant] = {
+    "vote not persisted": _mutant(2, FORGOTTEN, raft_class=VoteNotPersisted),
+    "several votes in a term": _mutant(3, FORGOTTEN, raft_class=VotesTwice),
+    "vote given before it is synced": _mutant(3, FALLS, FORGOTTEN, raft_class=VoteBeforeSync),
+    "vote for any log": _mutant(2, COMPLETENESS, raft_class=VotesForAnyLog),
+    "pre-vote that raises the term": _mutant(2, CANDIDATE, raft_class=PreVoteRaisesTerm),
+    "half of the votes elects": _mutant(2, ELECTED, raft_class=WinsWithHalf),
+    "nobody stands for election": _mutant(1, PROGRESS, raft_class=NeverStands),
+    "an earlier term's entry committed by counting": _mutant(3, OWN_TERM, raft_class=CommitsEarlierTerms),
+    "learners count": _mutant(3, QUORUM, raft_class=LearnersCommit),
+    "joint configuration left too early": _mutant(6, QUORUM, ELECTED, raft_class=LeavesJointEarly),
+    "two membership changes at once": _mutant(13, ONE_CHANGE, raft_class=TwoChangesAtOnce),
+    "log cut by a stale append": _mutant(3, DURABLE, raft_class=StaleAppendCuts),
+    "conflicting entries stay": _mutant(2, MATCHING, raft_class=ConflictsStay),
+    "stale leader's batch accepted": _mutant(13, FOLLOWED, raft_class=StaleLeaderIsHeard),
+    "heartbeat commits beyond the match": _mutant(3, MATCHING, raft_class=HeartbeatCommitsTooMuch),
+    "leader counts itself before its disk": _mutant(1, QUORUM, raft_class=LeaderCountsItselfEarly),
+    "acknowledged before it is synced": _mutant(2, DURABLE, QUORUM, COMPLETENESS, log_class=AcknowledgesBeforeSync),
+    "reads without confirmation": _mutant(4, HISTORY, raft_class=ReadsAtOnce),
+    "reads before the leader's own entry": _mutant(4, HISTORY, raft_class=ReadsBeforeOwnEntry),
+    "reads from the local state": _mutant(2, HISTORY, replica_class=ReadsLocally),
+    "reads before they are applied": _mutant(3, HISTORY, replica_class=ReadsBeforeApplied),
+    "a batch that comes twice is applied twice": _mutant(1, DEFECT, HISTORY, MACHINE, machine_class=AppliesTwice),
+    "sessions not in the checkpoint": _mutant(1, MACHINE, HISTORY, machine_class=SessionsNotSaved),
+    "snapshot that forgets the membership": _mutant(2, MACHINE, machine_class=MembershipNotSaved),
+    "commands do more where a client waits": _mutant(1, MACHINE, machine_class=OwnCommandsDiffer),
+    "log shortened beyond the checkpoint": _mutant(7, BELIEVED, log_class=CompactsTooFar),
+    "log never synced": _mutant(2, BELIEVED, DURABLE, FALLS, log_class=NeverSyncs),
+    "damage in the log taken for a torn end": _mutant(16, DURABLE, FALLS, FORGOTTEN, log_class=SkipsDamage),
+    "installation forgets term and vote": Mutant(InstallsWithNewLog, 7, frozenset({FORGOTTEN, FALLS, DURABLE})),
+    "snapshot installed over newer state": Mutant(InstallsOverNewerState, 3, frozenset({DURABLE})),
+    "emptied disks are believed": _mutant(22, SILENT, register_class=BelievesEverybody),
+    "commands not sent to the next leader": _mutant(2, PROGRESS, CAUGHT_UP, replica_class=GivesUpCommands),
+}
+
+MAX_SEEDS = 24
+FRESH_SEEDS = range(201, 241)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet() -> None:
+    silence_logging()
+
+
+def finds(name: str, seed: int) -> bool:
+    """Whether the seed finds the mutant; if so, by the right rule, and with something to read."""
+    outcome = Simulation(draw_options(seed), member_class=MUTANTS[name].member_class).run()
+    if outcome.failed:
+        assert outcome.rule in MUTANTS[name].rules, outcome.text
+        assert outcome.last_words
+        assert outcome.rule != "linearizability" or outcome.counterexample
+    return outcome.failed
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_is_found(name: str) -> None:
+    first = MUTANTS[name].seed
+    seeds = [first, *(seed for seed in range(1, 1 + MAX_SEEDS) if seed != first)]
+    assert any(finds(name, seed) for seed in seeds), f"not found with {MAX_SEEDS} seeds"
+
+
+@pytest.mark.parametrize("seed", sorted({mutant.seed for mutant in MUTANTS.values()}))
+def test_without_a_mutant_the_same_seeds_pass(seed: int) -> None:
+    outcome = Simulation(draw_options(seed)).run()
+    assert not outcome.failed, outcome.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_is_found_by_seeds_that_nobody_chose(name: str) -> None:
+    assert any(finds(name, seed) for seed in FRESH_SEEDS), f"not found with {len(FRESH_SEEDS)} seeds"
