@@ -146,7 +146,7 @@ class Caller:
         try:
             while await self.reader.read(65536):
                 pass
-        except ConnectionError:
+        except OSError:  # a reset, or TLS cut short
             pass
         await self.close()
 
@@ -154,7 +154,7 @@ class Caller:
         self.writer.close()
         try:
             await self.writer.wait_closed()
-        except ConnectionError:
+        except OSError:  # a reset, or TLS cut short
             pass
 
 

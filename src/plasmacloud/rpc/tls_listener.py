@@ -19,6 +19,7 @@ from plasmacloud.base.tls_errors import PartingWord, describe_tls_error, speaks_
 
 HANDSHAKE_S = 10.0
 MAX_HANDSHAKES = 256
+_LINGER_S = 1.0
 _NO_ROOM_S = 0.1  # the process has no file descriptor left, or the machine no memory: try again after this long
 
 log = get_logger("rpc")
@@ -90,7 +91,8 @@ class TlsListener:
             task.result()  # an error nobody foresaw goes to the loop's exception handler
 
     async def _let_in(self, connection: socket.socket, place: str) -> None:
-        PartingWord(partial(self._part, connection))
+        parted: list[socket.socket] = []
+        PartingWord(partial(self._part, connection, parted))
         try:
             await self._loop.connect_accepted_socket(
                 self._protocol, connection, ssl=self._tls.latest(), ssl_handshake_timeout=self._handshake_s
@@ -98,12 +100,30 @@ class TlsListener:
         except OSError as error:  # ssl.SSLError, ConnectionError and TimeoutError are
             connection.close()
             self._on_refused(place, describe_tls_error(error))
+            for last in parted:
+                await self._linger(last)
         except asyncio.CancelledError:
             connection.close()
             raise
+        finally:
+            for last in parted:
+                last.close()
 
-    def _part(self, connection: socket.socket, alert: bytes, error: ssl.SSLError) -> None:
+    def _part(self, connection: socket.socket, parted: list[socket.socket], alert: bytes, error: ssl.SSLError) -> None:
+        with suppress(OSError):
+            parted.append(connection.dup())
         say_goodbye(connection, self._to_plaintext(error) if speaks_no_tls(error) else alert)
+
+    async def _linger(self, connection: socket.socket) -> None:
+        """Wait for the other side to hang up.
+
+        A client of TLS 1.3 begins to speak before it knows that it was refused. What arrives at a closed socket is
+        answered with a reset, and a reset makes the other side forget what it has not read yet: the reason.
+        """
+        with suppress(OSError):  # TimeoutError is one
+            async with asyncio.timeout(_LINGER_S):
+                while await self._loop.sock_recv(connection, 65536):
+                    pass
 
 
 def say_goodbye(connection: socket.socket, farewell: bytes) -> None:
