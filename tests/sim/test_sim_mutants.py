@@ -124,13 +124,13 @@ def quiet() -> None:
 
 
 def finds(name: str, seed: int) -> bool:
-    """Whether the seed finds the mutant; if so, by the right rule, and with something to read."""
+    """Whether the seed finds the mutant by one of its rules, and with something to read."""
     outcome = Simulation(draw_options(seed), member_class=MUTANTS[name].member_class).run()
-    if outcome.failed:
-        assert outcome.rule in MUTANTS[name].rules, outcome.text
-        assert outcome.last_words
-        assert outcome.rule != "linearizability" or outcome.counterexample
-    return outcome.failed
+    if not outcome.failed or outcome.rule not in MUTANTS[name].rules:
+        return False  # another rule may see its traces first; that is no proof that this one would
+    assert outcome.last_words
+    assert outcome.rule != "linearizability" or outcome.counterexample
+    return True
 
 
 @pytest.mark.parametrize("name", MUTANTS)
