@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import pytest
@@ -25,6 +25,8 @@ from plasmacloud.rpc.service import ServiceTable
 from plasmacloud.storage.wal_errors import DiskFull, WriteFailed
 
 DEADLINE_S = 20.0
+
+T = TypeVar("T")
 
 
 # --- compaction ------------------------------------------------------------------------------------------------------
@@ -103,7 +105,10 @@ def checkpointer(machine: StateMachine, store: FullStore) -> Checkpointer:
     def fatal(error: Exception) -> None:
         raise error
 
-    replica = SimpleNamespace(machine=machine, config=SimpleNamespace(tuning=Tuning()))
+    async def when_whole(work: Callable[[], T]) -> T:
+        return work()
+
+    replica = SimpleNamespace(machine=machine, config=SimpleNamespace(tuning=Tuning()), when_whole=when_whole)
     return Checkpointer(replica, store, None, interval_s=1.0, on_fatal=fatal)  # type: ignore[arg-type]
 
 
