@@ -147,6 +147,17 @@ def test_curl_with_and_without_a_certificate(secure: Cluster, pki: Path) -> None
     assert b"certificate required" in refused.stderr, "the alert of TLS arrives"
 
 
+def test_the_pages_are_behind_tls_too(secure: Cluster, pki: Path) -> None:
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("curl is not installed")
+    files = ["--cacert", f"{pki}/ca.crt", "--cert", f"{pki}/client.crt", "--key", f"{pki}/client.key"]
+    for version in ("--http1.1", "--http2"):
+        argv = [curl, "-sS", version, "--max-time", "20", *files, f"https://{secure.endpoints[0]}/health"]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+        assert '"health"' in done.stdout, done.stderr
+
+
 def test_curl_in_plaintext_is_told_to_use_https(secure: Cluster) -> None:
     curl = shutil.which("curl")
     if curl is None:

@@ -145,7 +145,7 @@ def test_plaintext_to_a_tls_port_and_the_reverse_fail_cleanly(pki: Path) -> None
                 (secure_port, None, "this port speaks TLS"),
                 (plain_port, only_authority(pki), "does not speak TLS"),
             ):
-                with pytest.raises(RpcError, match=told) as caught:
+                with pytest.raises(RpcError, match=told) as caught:  # at once, not when the time is up
                     await ask(port, tls)
                 assert caught.value.code is StatusCode.UNAVAILABLE
             assert await ask(secure_port, only_authority(pki)) == b"\x08\x01", "the server goes on"

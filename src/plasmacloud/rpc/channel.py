@@ -227,6 +227,8 @@ class Channel:
                     ssl=None if self._tls is None else self._tls.context,
                 )
                 await connection.established
+                if not connection.usable:  # its first words were its last; the next attempt has to wait, too
+                    raise ConnectionError(connection.lost_reason or "the server is going away")
         except (OSError, TimeoutError) as error:
             if connection is not None:
                 connection.abort()

@@ -3,7 +3,7 @@
 import ssl
 
 from plasmacloud.rpc.h2.errors import ErrorCode
-from plasmacloud.rpc.h2.frames import goaway_frame
+from plasmacloud.rpc.h2.frames import goaway_frame, settings_frame
 
 _TEXT = "this port speaks TLS: use https://, and the authority's certificate (ca.crt)"
 _HTTP1 = (
@@ -13,11 +13,7 @@ _HTTP1 = (
 
 
 def answer_plaintext(error: ssl.SSLError) -> bytes:
-    """OpenSSL recognises requests of HTTP/1.1; whatever else it is gets the end of an HTTP/2 connection.
-
-    Its beginning, SETTINGS, is left out on purpose: for a client the connection would then have existed, and it would
-    try the next one at once.
-    """
+    """OpenSSL recognises requests of HTTP/1.1; whatever else it is gets an HTTP/2 connection that ends at once."""
     if error.reason == "HTTP_REQUEST":
         return _HTTP1
-    return goaway_frame(0, ErrorCode.INADEQUATE_SECURITY, _TEXT.encode())
+    return settings_frame([]) + goaway_frame(0, ErrorCode.INADEQUATE_SECURITY, _TEXT.encode())
