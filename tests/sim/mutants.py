@@ -13,12 +13,15 @@ from typing import Any
 import msgspec
 
 from plasmacloud.chainfire.commands import CommandKind
+from plasmacloud.chainfire.lane import Lane
+from plasmacloud.chainfire.mvcc.slices import Work
 from plasmacloud.chainfire.peer_memory import PeerRegister
+from plasmacloud.chainfire.proposing import Proposer
 from plasmacloud.chainfire.replica import Replica
 from plasmacloud.chainfire.running_member import RunningMember
 from plasmacloud.chainfire.snapshot_flow import Received
 from plasmacloud.chainfire.state_machine import Applied, Checkpoint, StateMachine
-from plasmacloud.chainfire.waiting import ReadWaiter
+from plasmacloud.chainfire.waiting import ReadWaiter, Waiter
 from plasmacloud.raft.log import RaftLog
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.messages import Message, MessageType
@@ -318,10 +321,10 @@ class MembershipNotSaved(StateMachine):
 class OwnCommandsDiffer(StateMachine):
     """A command does something more where its client waits for it."""
 
-    def _execute(self, kind: int, body: bytes, *, want_reply: bool = True) -> Applied:
+    def _execute_in_slices(self, kind: int, body: bytes, want_reply: bool) -> Work[Applied]:
         if want_reply and kind == CommandKind.DELETE_RANGE:
-            super()._execute(CommandKind.PUT, PutRequest(key=b"deleted", value=body).SerializeToString())
-        return super()._execute(kind, body, want_reply=want_reply)
+            self._execute(CommandKind.PUT, PutRequest(key=b"deleted", value=body).SerializeToString(), want_reply)
+        return super()._execute_in_slices(kind, body, want_reply)
 
 
 class CompactsTooFar(Wal):
@@ -380,12 +383,18 @@ class SkipsDamage(Wal):
             try:
                 super()._recover(disk, initial_mark)
                 return
-            except CorruptLog:
-                names = [name for name in disk.list_directory(self.path) if name.endswith(".wal")]
-                if len(names) < 2:
+            except CorruptLog as error:
+                if not error.offset:
                     raise
                 self._segments.clear()
-                disk.remove(self.path / names[-1])
+                damaged = Path(error.file)
+                file = disk.open(damaged)
+                file.pwritev([bytes(file.size_bytes() - error.offset)], error.offset)
+                file.fdatasync()
+                file.close()
+                for name in disk.list_directory(self.path):
+                    if name.endswith(".wal") and name > damaged.name:
+                        disk.remove(self.path / name)
 
 
 class InstallsWithNewLog(RunningMember):
@@ -442,8 +451,12 @@ class BelievesEverybody(PeerRegister):
         return super().judge(claim)
 
 
+class SendsOnce(Proposer):
+    def _due(self, lane: Lane[Waiter]) -> list[bytes]:
+        return lane.take(self._loop.time()) if lane.has_unsent else []
+
+
 class GivesUpCommands(Replica):
     """What was sent to a leader that died is not sent to the next one."""
 
-    def _due(self, lane: Any) -> list[bytes]:
-        return list(lane.take(self._loop.time())) if lane.has_unsent else []
+    proposer_class = SendsOnce

@@ -64,6 +64,8 @@ log = get_logger("chainfire")
 class Replica:
     """Drives one member. `start` and `stop` belong to the server; the rest to its services."""
 
+    proposer_class = Proposer
+
     def __init__(
         self,
         config: ServerConfig,
@@ -108,7 +110,7 @@ class Replica:
         self._changes = self._lane(change_origin(self.member_id), data.incarnation, batch_bytes=0)
         self._lanes = (self._writes, self._changes)
         self._reads: ReadQueue[ReadWaiter] = ReadQueue(first_context=data.incarnation)
-        self._proposer = Proposer(self, self._writes, self._changes)
+        self._proposer = self.proposer_class(self, self._writes, self._changes)
         self._applier = Applier(self, self._writes, self._changes)
         self.care = MemberCare(self)
         self._readys_in_flight = 0

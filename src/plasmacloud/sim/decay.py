@@ -1,8 +1,9 @@
 """Media that change by themselves: what a disk returns is not what was written.
 
-Only what the log can tell is altered: the middle of it. Its very end is another matter. A record that was acknowledged
-and is altered at the end of the newest segment looks exactly like one whose write was cut short by a power loss, and is
-cut off as such; no log can tell the two apart by itself, and a run in which that happens would prove nothing.
+Only what the log can tell is altered: the middle of it, before the last group that is surely whole. Its very end is
+another matter. A record that was acknowledged and is altered there looks exactly like one whose write was cut short by
+a power loss, and is cut off as such; no log can tell the two apart by itself, and a run in which that happens would
+prove nothing.
 """
 
 from pathlib import Path
@@ -10,42 +11,53 @@ from pathlib import Path
 from plasmacloud.sim.disk import SECTOR_BYTES, Inode
 from plasmacloud.sim.node import Node
 from plasmacloud.sim.store import Tables, damage
+from plasmacloud.storage.wal_format import BLOCK_BYTES, GROUP_MAGIC
 
 _LOG = Path("/data/wal")
 _STATE = Path("/data/state/data.mdb")
+_LAST = 4
 
 
-def _old_segments(node: Node) -> list[Inode]:
-    """The segments before the newest."""
-    return [inode for path, inode in node.disk.inodes(_LOG) if path.suffix == ".wal"][:-1]
+def _sectors(node: Node) -> list[tuple[Inode, int]]:
+    """Segment and offset of sectors in the log that are followed by a whole group or by another segment.
 
-
-def _used_sectors(inode: Inode) -> list[int]:
-    return [
-        offset
-        for offset in range(0, len(inode.durable), SECTOR_BYTES)
+    Half of the time those near the end only: what lies before them is in the applied state too, which would tell.
+    """
+    segments = [inode for path, inode in node.disk.inodes(_LOG) if path.suffix == ".wal"]
+    sectors = [
+        (inode, offset)
+        for inode in segments
+        for offset in range(0, len(inode.durable) if inode is not segments[-1] else _middle(inode), SECTOR_BYTES)
         if any(inode.durable[offset : offset + SECTOR_BYTES])
     ]
+    return sectors[-_LAST:] if node.rng.randrange(2) else sectors
+
+
+def _middle(inode: Inode) -> int:
+    """Where the last group but one of a segment begins: a power loss can have cut only the last one."""
+    groups = [
+        offset for offset in range(0, len(inode.durable), BLOCK_BYTES) if inode.durable.startswith(GROUP_MAGIC, offset)
+    ]
+    return groups[-2] if len(groups) > 1 else 0
 
 
 def corrupt_log(node: Node) -> bool:
     """Some bits of a sector of the log flip."""
-    segments = _old_segments(node)
-    if not segments:
+    sectors = _sectors(node)
+    if not sectors:
         return False
-    inode = node.rng.choice(segments)
-    offset = node.rng.choice(_used_sectors(inode)) + node.rng.randrange(SECTOR_BYTES)
+    inode, sector = node.rng.choice(sectors)
+    offset = sector + node.rng.randrange(SECTOR_BYTES)
     inode.alter(offset, bytes([inode.durable[offset] ^ 1 << node.rng.randrange(8)]))
     return True
 
 
 def misdirect_log(node: Node) -> bool:
     """A write went to another sector: that holds it, and its own place what was there before."""
-    segments = _old_segments(node)
-    if not segments:
+    sectors = _sectors(node)
+    if not sectors:
         return False
-    source, target = node.rng.choice(segments), node.rng.choice(segments)
-    here, there = node.rng.choice(_used_sectors(source)), node.rng.choice(_used_sectors(target))
+    (source, here), (target, there) = node.rng.choice(sectors), node.rng.choice(sectors)
     sector = bytes(source.durable[here : here + SECTOR_BYTES])
     if sector == target.durable[there : there + SECTOR_BYTES]:
         return False

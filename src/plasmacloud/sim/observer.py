@@ -126,6 +126,10 @@ class Observer:
                 "only the leader of the term is followed",
                 f"{member_id:x} acknowledges entries to {leader:x}, which does not lead term {term}",
             )
+        self._counts(member_id, term, index)
+
+    def _counts(self, member_id: int, term: int, index: int) -> None:
+        """The leader of a term, which may be the member itself, counts on its having everything up to an index."""
         promise = self._promises.setdefault(member_id, Promise())
         if (term, index) > (promise.acknowledged_term, promise.acknowledged):
             promise.acknowledged_term, promise.acknowledged = term, index
@@ -200,12 +204,18 @@ class Observer:
                 "a vote is never forgotten",
                 f"{raft.id:x} gave its vote of term {raft.term} to {granted:x} and came back with {raft.vote:x}",
             )
-        # Who has heard of a later leader may have lost the end of its log to it.
-        if raft.term == promise.acknowledged_term and raft.last_index < promise.acknowledged:
+        term, index = promise.acknowledged_term, promise.acknowledged
+        if raft.term > term:
+            # A later leader may have taken the end of the log away, but nothing that is committed as it was then.
+            index = min(index, self.commit)
+            while self._entries.get(index, 0) > term:
+                index -= 1
+            if self._entries.get(index) != term or (index < raft.log.first_index and index <= raft.last_index):
+                return
+        if raft.last_index < index or (raft.term > term and not raft.log.matches(index, term)):
             raise Violation(
                 "what was acknowledged is durable",
-                f"{raft.id:x} acknowledged entry {promise.acknowledged} in term {raft.term} and came back with "
-                f"{raft.last_index}",
+                f"{raft.id:x} acknowledged entry {index} in term {term} and came back with {raft.last_index}",
             )
 
     def _changed(self, member: "RunningMember", raft: "Raft", seen: Seen) -> None:
@@ -230,6 +240,7 @@ class Observer:
             )
         if raft.role is StateRole.LEADER:
             self._check_leader(raft, seen)
+            self._counts(raft.id, raft.term, log.durable)
         if log.commit > seen.commit:
             self._check_committed(raft, seen, log.commit)
         applied = member.machine.applied_index
