@@ -1,6 +1,6 @@
 """The report as JUnit XML, which every CI system understands: a suite per scenario, a case per check.
 
-A check that failed is a failure; one that proved nothing (INCONCLUSIVE, VOID) is an error: neither may look green.
+A check that failed is a failure; one that proved nothing, or not everything, is an error: neither may look green.
 """
 
 import xml.etree.ElementTree as ET
@@ -18,7 +18,7 @@ def junit_xml(results: Sequence[Judgement], started: str) -> str:
         counts = {
             "tests": len(result.checks),
             "failures": sum(check.verdict is Verdict.FAIL for check in result.checks),
-            "errors": sum(check.verdict in (Verdict.INCONCLUSIVE, Verdict.VOID) for check in result.checks),
+            "errors": sum(check.verdict not in (Verdict.PASS, Verdict.FAIL) for check in result.checks),
         }
         name = f"{result.target}.{result.scenario}"
         suite = ET.SubElement(root, "testsuite", name=name, timestamp=started[:19])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from plasmacloud.lab.election.suite import count_writes, times_text
 from plasmacloud.lab.val13 import names
 from plasmacloud.lab.val13.rule import GATE_C, gate_c, rule
 from plasmacloud.verify.checks import Check, Verdict
@@ -78,12 +79,7 @@ def make_report(judgement: "Judgement") -> Val13Report:
         also_checked=others,
         times=times,
         summaries={name: summarize(values) for name, values in times.items()},
-        writes={
-            "acknowledged": judgement.acknowledged,
-            "refused": judgement.refused,
-            "unknown": judgement.unknown,
-            "lost": judgement.lost,
-        },
+        writes=count_writes(judgement),
         target_version=judgement.target_version,
     )
 
@@ -102,12 +98,7 @@ def report_text(report: Val13Report) -> str:
         "",
         "times in ms (failover: signal to log line; rto: a client's longest time without an acknowledged write)",
     ]
-    for name, each in report.summaries.items():
-        star = "*" if each.p99_is_maximum else ""
-        line = f"  {name:<18}  n {each.n}  p50 {each.p50:.0f}  p99 {each.p99:.0f}{star}  max {each.maximum:.0f}"
-        lines.append(line)
-    if any(each.p99_is_maximum for each in report.summaries.values()):
-        lines.append("  * below 100 trials the nearest-rank p99 is the maximum")
+    lines += times_text(report.summaries, 18)
     writes = ", ".join(f"{count:,} {name}" for name, count in report.writes.items())
     gate = ", ".join(f"{each} {verdict.value}" for each, verdict in report.gate_c.reads.items())
     lines += ["", f"writes    {writes}", f"Gate C    {'PASS' if report.gate_c.passed else 'FAIL'}  ({gate})"]

@@ -1,13 +1,11 @@
 """VAL13 as the lab runs it: plan, rig, judgement. What is done is in `drive`, what is checked in `checks`."""
 
-import importlib.metadata
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from plasmacloud.base.errors import ConfigError
 from plasmacloud.base.process import free_ports
 from plasmacloud.lab.election.judging import (
     check_clean_stops,
@@ -31,7 +29,7 @@ from plasmacloud.lab.judging import (
     check_traffic,
     write_latencies_ms,
 )
-from plasmacloud.lab.plan import Plan, Traits
+from plasmacloud.lab.plan import Plan
 from plasmacloud.lab.recorder import Recorder
 from plasmacloud.lab.val13 import names
 from plasmacloud.lab.val13.checks import failover_times, ten_checks
@@ -47,9 +45,6 @@ if TYPE_CHECKING:
     from plasmacloud.lab.planning import Request
 
 HOST = "127.0.0.1"
-WRITES_PER_S = 100
-OP_TIMEOUT_MS = 500
-CLIENTS = 60
 BASE_FAULTS = 6
 _CHECK = re.compile(r"(VAL13-\d\d) ")
 
@@ -69,39 +64,10 @@ class Val13(Suite):
         "quorum_lost_max_s": 30,
     }
 
-    def missing(self) -> str | None:
-        try:
-            find_usable()
-        except ConfigError as error:
-            return f"{error} ({error.hint})"
-        return None
-
     def plan(self, request: "Request") -> Plan:
-        binaries = find_usable(request.postgres)
         ports = names.PORTS if request.port_base is None else (request.port_base, request.port_base + 1)
         check_ports(dict(zip(names.NODES, ports, strict=True)))
-        prefix = f"{self.name}."
-        changed = {
-            name.removeprefix(prefix): value for name, value in request.thresholds.items() if name.startswith(prefix)
-        }
-        return Plan(
-            target=self.target,
-            target_version=f"plasmacloud {importlib.metadata.version('plasmacloud')} on {binaries}",
-            traits=Traits(term_lags=False, graceful_statuses=(0,), election_timeout_ms=1500),
-            scenario=self.name,
-            trials=request.trials or request.preset.trials.get(self.name, self.default_trials),
-            nodes=len(names.NODES),
-            clients=CLIENTS,
-            rate_per_s=WRITES_PER_S,
-            seed=request.seed,
-            thresholds={**self.thresholds, **changed},
-            op_timeout_ms=OP_TIMEOUT_MS,
-            options={
-                "ports": " ".join(map(str, ports)),
-                "postgres": str(request.postgres or ""),
-                "server": " ".join(names.SERVER_OPTIONS),
-            },
-        )
+        return self.make_plan(request, ports, len(names.NODES), {"server": " ".join(names.SERVER_OPTIONS)})
 
     def rig(self, plan: Plan, data: Path, recorder: Recorder) -> ElectionRig:
         directory = plan.options["postgres"]

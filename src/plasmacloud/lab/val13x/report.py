@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from plasmacloud.lab.election.suite import check_text, count_writes, times_text
 from plasmacloud.lab.val13x import names
 from plasmacloud.verify.checks import Check, Verdict
 from plasmacloud.verify.statistics import Summary, summarize
@@ -39,12 +40,7 @@ def make_report(judgement: "Judgement") -> Val13xReport:
         also_checked=[check for check in judgement.checks if check.name not in titles],
         times=times,
         summaries={name: summarize(values) for name, values in times.items()},
-        writes={
-            "acknowledged": judgement.acknowledged,
-            "refused": judgement.refused,
-            "unknown": judgement.unknown,
-            "lost": judgement.lost,
-        },
+        writes=count_writes(judgement),
         target_version=judgement.target_version,
     )
 
@@ -53,26 +49,16 @@ def report_text(report: Val13xReport) -> str:
     """For people."""
     lines = ["VAL13X: where VAL13 stops", report.target_version, ""]
     for check in report.scenarios:
-        lines += _lines(check, 38)
+        lines += check_text(check, 38)
     lines += ["", "over the whole run:"]
     for check in report.also_checked:
-        lines += _lines(check, 38)
+        lines += check_text(check, 38)
     lines += ["", "times in ms"]
-    for name, each in report.summaries.items():
-        star = "*" if each.p99_is_maximum else ""
-        figures = f"n {each.n}  min {each.minimum:.0f}  p50 {each.p50:.0f}  p99 {each.p99:.0f}{star}"
-        lines.append(f"  {name:<26}  {figures}  max {each.maximum:.0f}")
-    if any(each.p99_is_maximum for each in report.summaries.values()):
-        lines.append("  * below 100 trials the nearest-rank p99 is the maximum")
+    lines += times_text(report.summaries, 26)
     writes = ", ".join(f"{count:,} {name}" for name, count in report.writes.items())
     lines += ["", f"writes    {writes}"]
     lines.append(f"verdict   {report.verdict.value}{' (INTERRUPTED)' if report.interrupted else ''}")
     return "\n".join(lines) + "\n"
-
-
-def _lines(check: Check, width: int) -> list[str]:
-    head = f"{check.name:<{width}}  {check.verdict.value:<12}  {check.measured}  ({check.threshold})"
-    return [head, *(f"          {finding}" for finding in check.findings)]
 
 
 def reports(judgement: "Judgement") -> dict[str, bytes]:

@@ -1,11 +1,9 @@
 """The suite as the lab runs it: plan, rig, judgement. What is done is in the courses, what is checked in `checks`."""
 
-import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from plasmacloud.base.errors import ConfigError
 from plasmacloud.base.process import free_ports
 from plasmacloud.lab.election.judging import (
     check_clean_stops,
@@ -31,7 +29,7 @@ from plasmacloud.lab.judging import (
 from plasmacloud.lab.network import Network, choose, make_network
 from plasmacloud.lab.network.base import LOOPBACK
 from plasmacloud.lab.network.namespaces import SUBNET
-from plasmacloud.lab.plan import Plan, Traits
+from plasmacloud.lab.plan import Plan
 from plasmacloud.lab.recorder import LOGS, Recorder
 from plasmacloud.lab.val13x import names
 from plasmacloud.lab.val13x.checks import resume_ms, scenario_checks, step_down_ms, takeover_ms
@@ -47,9 +45,6 @@ if TYPE_CHECKING:
     from plasmacloud.lab.judge import Judgement
     from plasmacloud.lab.planning import Request
 
-WRITES_PER_S = 100
-OP_TIMEOUT_MS = 500
-CLIENTS = 60
 PORTS = 4
 _RTO_OF = {
     "rto_stop_ms": (names.FREEZE,),
@@ -80,42 +75,15 @@ class Val13x(Suite):
         "quorum_lost_max_s": 30,
     }
 
-    def missing(self) -> str | None:
-        try:
-            find_usable()
-        except ConfigError as error:
-            return f"{error} ({error.hint})"
-        return None
-
     def plan(self, request: "Request") -> Plan:
-        binaries = find_usable(request.postgres)
         mechanism, why = choose(request.network)
         scenarios = names.chosen(request.only)
-        ports = _ports(request.port_base)
-        prefix = f"{self.name}."
-        changed = {
-            name.removeprefix(prefix): value for name, value in request.thresholds.items() if name.startswith(prefix)
-        }
-        return Plan(
-            target=self.target,
-            target_version=f"plasmacloud {importlib.metadata.version('plasmacloud')} on {binaries}",
-            traits=Traits(term_lags=False, graceful_statuses=(0,), election_timeout_ms=1500),
-            scenario=self.name,
-            trials=request.trials or request.preset.trials.get(self.name, self.default_trials),
-            nodes=len(names.NODES),
-            clients=CLIENTS,
-            rate_per_s=WRITES_PER_S,
-            seed=request.seed,
-            thresholds={**self.thresholds, **changed},
-            op_timeout_ms=OP_TIMEOUT_MS,
+        return self.make_plan(
+            request,
+            _ports(request.port_base),
+            len(names.NODES),
+            {"network": mechanism, "network_why": why, "scenarios": " ".join(scenarios)},
             shortened="" if len(scenarios) == len(names.COURSES) else f"val13x: only {', '.join(scenarios)}",
-            options={
-                "ports": " ".join(map(str, ports)),
-                "postgres": str(request.postgres or ""),
-                "network": mechanism,
-                "network_why": why,
-                "scenarios": " ".join(scenarios),
-            },
         )
 
     def rig(self, plan: Plan, data: Path, recorder: Recorder) -> Val13xRig:
