@@ -20,6 +20,7 @@ from plasmacloud.lab.tables import milliseconds, verdict_text
 from plasmacloud.verify.statistics import summarize
 
 TICK_S = 0.25
+SIGN_OF_LIFE_S = 60.0
 
 
 class Writing(Protocol):
@@ -64,12 +65,20 @@ def short_line(result: Judgement) -> str:
     return f"{lost}, {milliseconds(summary.p50)} ms (max {milliseconds(summary.maximum)})"
 
 
+def under_way(rig: Shown) -> str:
+    """How far a scenario is."""
+    trial = f"trial {rig.progress.trial}/{rig.plan.trials}  " if rig.plan.trials > 1 and rig.progress.trial else ""
+    writes = f"{rig.workload.acknowledged:,} writes"
+    return f"{trial}{rig.progress.doing}  {writes}"
+
+
 class PlainDisplay:
-    """For files and pipes: a line when a scenario begins, a line when it ends."""
+    """For files and pipes: a line when a scenario begins, one when it ends, and one a minute in between."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._began = 0.0
+        self._told = 0.0
 
     def open(self, plans: Sequence[Plan]) -> None:
         """The run begins."""
@@ -78,12 +87,16 @@ class PlainDisplay:
     def begin(self, plan: Plan) -> None:
         """A scenario begins."""
         self._number += 1
-        self._began = time.monotonic()
+        self._began = self._told = time.monotonic()
         trials = f", {plan.trials} trials" if plan.trials > 1 else ""
         self._print(f"[{self._number}/{self._total}] {plan.target} {plan.scenario}{trials} ...")
 
     def tick(self, rig: Shown) -> None:
         """Called a few times a second while a scenario runs."""
+        now = time.monotonic()
+        if now >= self._told + SIGN_OF_LIFE_S:
+            self._told = now
+            self._print(f"      {now - self._began:.0f} s  {under_way(rig)}")
 
     def end(self, result: Judgement) -> None:
         """A scenario has been judged."""
@@ -116,11 +129,7 @@ class LiveDisplay(PlainDisplay):
         self._draw()
 
     def tick(self, rig: Shown) -> None:
-        trial = f"trial {rig.progress.trial}/{rig.plan.trials}  " if rig.plan.trials > 1 and rig.progress.trial else ""
-        writes = f"{rig.workload.acknowledged:,} writes"
-        self._now = Text(
-            f"{trial}{rig.progress.doing}  {writes}  {time.monotonic() - self._began:.0f} s", overflow="ellipsis"
-        )
+        self._now = Text(f"{under_way(rig)}  {time.monotonic() - self._began:.0f} s", overflow="ellipsis")
         self._draw()
 
     def end(self, result: Judgement) -> None:
