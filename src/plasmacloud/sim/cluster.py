@@ -25,6 +25,7 @@ from plasmacloud.chainfire.place import take_place
 from plasmacloud.chainfire.running_member import ReplicaFailed, RunningMember
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.rpc.status import StatusCode
+from plasmacloud.sim.authority import Authority
 from plasmacloud.sim.clock import NS_PER_S, World
 from plasmacloud.sim.loop import SimLoop
 from plasmacloud.sim.network import Network
@@ -49,6 +50,8 @@ class Cluster:
         self.world = World()
         self.trace = Trace(self.world)
         self.observer = Observer(self.trace)
+        self.authority = Authority(self.observer, self.fail)
+        self.observer.on_begin = self.authority.begins
         self.violation: Violation | None = None
         self.rng = random.Random(f"cluster/{options.seed}")
         self.nodes: dict[str, Node] = {}
@@ -70,7 +73,7 @@ class Cluster:
             network=self.network,
             trace=self.trace,
             disk_options=options.disk,
-            transport=partial(watched_transport, self.observer, self.fail, options.peers),
+            transport=partial(watched_transport, self.observer, self.authority, self.fail, options.peers),
             member_class=member_class,
             observe=self._observe,
             ended=self._ended,

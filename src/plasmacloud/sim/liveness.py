@@ -178,7 +178,8 @@ class Recovery:
             world.run(world.now_ns + NS_PER_S)
             nodes = [node for node in self._members() if node.member is not None]
             applied = {node.member.machine.applied_index for node in nodes if node.member is not None}
-            if len(applied) == 1:
+            whole = all(node.member is not None and node.member.machine.is_whole for node in nodes)
+            if len(applied) == 1 and whole:
                 for node in nodes:
                     assert node.member is not None
                     try:

@@ -52,6 +52,7 @@ class Seen(msgspec.Struct):
     commit: int = 0
     applied: int = 0
     conf: ConfState | None = None
+    matches: dict[int, int] = {}  # of a leader
 
 
 class Observer:
@@ -75,6 +76,8 @@ class Observer:
         self._latest_at = -1  # the index at which it came into force
         self._left: set[int] = set()
         self._promises: dict[int, Promise] = {}
+        self.on_begin: Callable[[RunningMember], None] = lambda _: None  # a life has begun
+        self._joints: set[ConfState] = set()
         self._lost: dict[int, Promise] = {}  # of members whose disks are gone: what they said was true then
         self._seen: dict[int, Seen] = {}
 
@@ -137,6 +140,12 @@ class Observer:
             self._lost[member_id] = promise
         self._seen.pop(member_id, None)
 
+    def joint_seen(self, conf: ConfState) -> None:
+        """A joint configuration has come into force somewhere."""
+        if conf not in self._joints:
+            self._joints.add(conf)
+            self._trace.count("joint configurations")
+
     def has_left(self, member_id: int) -> bool:
         """Whether a configuration without the member was in force after one with it."""
         return member_id in self._left
@@ -175,6 +184,7 @@ class Observer:
         promise = self._promises.get(raft.id)
         if promise is not None:
             self._check_memory(raft, promise)
+        self.on_begin(member)
         applied = member.machine.applied_index
         self._trace.count("starts")
         if member.wal.recovery.torn is not None:
@@ -233,7 +243,7 @@ class Observer:
         if log.commit > seen.commit:
             self._check_committed(raft, seen, log.commit)
         applied = member.machine.applied_index
-        if applied != seen.applied:
+        if applied != seen.applied and member.machine.is_whole:
             self._check_applied(member, applied)
         if raft.conf is not seen.conf:
             self._check_conf(raft, seen)
@@ -265,12 +275,19 @@ class Observer:
         return all(2 * len(granted & voters) > len(voters) for voters in (conf.voters, conf.outgoing) if voters)
 
     def _check_leader(self, raft: "Raft", seen: Seen) -> None:
+        leads_on = seen.role is StateRole.LEADER and seen.term == raft.term
+        matches, last = seen.matches if leads_on else {}, raft.log.last_index
+        seen.matches = {}
         for member_id, progress in raft.tracker.progress.items():
-            if not 0 <= progress.match < progress.next:
+            match, before = progress.match, matches.get(member_id, 0)
+            if not before <= match < progress.next <= last + 1:
                 raise Violation(
-                    "0 <= match < next", f"{raft.id:x} has {progress.match}, {progress.next} for {member_id:x}"
+                    "0 <= match < next",
+                    f"{raft.id:x} has {match}, {progress.next} for {member_id:x}, and had {before}; its log ends at "
+                    f"{last}",
                 )
-        if seen.role is StateRole.LEADER and seen.term == raft.term:
+            seen.matches[member_id] = match
+        if leads_on:
             return
         holder = self.leaders.setdefault(raft.term, raft.id)
         if holder != raft.id:

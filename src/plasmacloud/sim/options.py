@@ -10,6 +10,7 @@ from enum import Enum
 
 import msgspec
 
+from plasmacloud.chainfire.mvcc.slices import SLICE_KEYS
 from plasmacloud.chainfire.snapshot_transfer import TransferConfig
 from plasmacloud.chainfire.tuning import Tuning
 from plasmacloud.raft.state import Config as RaftConfig
@@ -50,15 +51,19 @@ class FaultKind(Enum):
 class WorkloadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """``clients`` at random members, on so many ``keys``, pausing ``think_s`` on average between two requests.
 
-    ``weights``: of put, get, delete, compare-and-set, range and compaction. ``value_bytes``: of values, at most.
+    ``weights``: of each kind in `workload.REQUESTS`, the rest does not happen. ``value_bytes``: of values, at most.
+    ``together``: keys that are written and deleted in one request. Compactions forget what lies more than
+    ``compact_behind`` revisions behind.
     """
 
     clients: int = 4
     keys: int = 4
     think_s: float = 0.3
     patience_s: float = 2.0
-    weights: tuple[int, int, int, int, int, int] = (30, 30, 8, 25, 6, 1)
+    weights: tuple[int, ...] = (30, 30, 8, 25, 6, 1)
     value_bytes: int = 64
+    together: int = 10
+    compact_behind: int = 50
 
 
 SMALL = Tuning(segment_bytes=64 << 10, window_bytes=64 << 10, keep_entries=200, max_entries=2000)
@@ -171,6 +176,7 @@ def _draw_tuning(rng: random.Random) -> Tuning:
         max_entries=300 + keep * rng.choice((0, 10)),  # a snapshot has to arrive while so many are written
         max_log_bytes=(64 << 10) if small else 512 << 20,
         quick_sync_s=rng.choice((0.0, DEFAULT_QUICK_S)),
+        slice_keys=rng.choice((1, 5, SLICE_KEYS, SLICE_KEYS)),
     )
 
 
@@ -193,8 +199,18 @@ def _draw_workload(rng: random.Random) -> WorkloadOptions:
         clients=rng.choice((1, 3, 4, 6)),
         keys=rng.choice((1, 3, 6)),
         think_s=rng.choice((0.1, 0.3, 0.5, 1.0)),
-        weights=rng.choice(((30, 30, 8, 25, 6, 1), (60, 10, 5, 20, 4, 1), (10, 60, 5, 20, 4, 1))),
+        weights=rng.choice(
+            (
+                (30, 30, 8, 25, 6, 1),
+                (60, 10, 5, 20, 4, 1),
+                (10, 60, 5, 20, 4, 1),
+                (20, 15, 8, 15, 4, 4, 8, 6, 10, 12),
+                (10, 10, 15, 10, 0, 8, 10, 10, 10, 20),
+            )
+        ),
         value_bytes=rng.choice((16, 64, 1500)),
+        together=rng.choice((2, 10, 30)),
+        compact_behind=rng.choice((5, 50)),
     )
 
 

@@ -70,7 +70,9 @@ class Simulation:
         """``schedule``: other faults than those of the seed. ``member_class``: what runs, for mutants."""
         self.options = options
         self.cluster = cluster = Cluster(options, member_class)
-        self.workload = Workload(cluster.world, cluster.trace, options.workload, options.seed, cluster.alive)
+        self.workload = Workload(
+            cluster.world, cluster.trace, options.workload, options.seed, cluster.alive, cluster.fail
+        )
         cluster.on_death = self._on_death
         self.schedule = draw_schedule(options) if schedule is None else list(schedule)
         self.injector = Injector(cluster, self.schedule)
