@@ -60,6 +60,7 @@ class Observer:
 
     def __init__(self, trace: Trace) -> None:
         self.elections = 0
+        self.candidacies = 0  # how often somebody wanted to lead
         self.commit = 0  # the highest commit index that anybody knew
         self.leaders: dict[int, int] = {}  # term -> member
         self.on_vote: dict[int, Callable[[], None]] = {}  # called once when that member asks for votes, or gives one
@@ -109,10 +110,17 @@ class Observer:
         """A member has told another that it would vote for it in a term that nobody has entered yet."""
         self._pre_votes.add((term, voter, candidate))
 
-    def stood(self, candidate: int, term: int) -> None:
-        """A candidate has asked for votes."""
+    def stood(self, candidate: int, term: int, index: int) -> None:
+        """A candidate has asked for votes, for a log that ends at an index."""
         self._terms.add(term)
         self._notice_vote(candidate)
+        seen = self._seen.get(candidate)
+        durable = index if seen is None else seen.member.raft.log.durable  # type: ignore[attr-defined]
+        if durable < index:
+            raise Violation(
+                "votes are asked for a log that is durable",
+                f"{candidate:x} asks in term {term} with a log up to {index}, of which {durable} is on the disk",
+            )
 
     def _notice_vote(self, member_id: int) -> None:
         if self.on_vote and (on_vote := self.on_vote.pop(member_id, None)) is not None:
@@ -159,7 +167,11 @@ class Observer:
         members = self.latest_conf.all_members()
         confs = [
             self.latest_conf,
-            *(seen.conf for member, seen in self._seen.items() if member in members and seen.conf),
+            *(
+                seen.conf
+                for member, seen in self._seen.items()
+                if member in members and member not in self._lost and seen.conf
+            ),
         ]
         found = {voters for conf in confs for voters in (conf.voters, conf.outgoing) if voters}
         return sorted(found, key=sorted)
@@ -173,7 +185,7 @@ class Observer:
         if seen is None or seen.member is not member:
             seen = self._seen[raft.id] = self._begin(member)
         log = raft.log
-        state = (raft.term, raft.role, raft.vote, log.commit, log.applied, log.last_index, log.durable)
+        state = (raft.term, raft.role, raft.leader_id, raft.vote, log.commit, log.applied, log.last_index, log.durable)
         if state != seen.state:
             self._changed(member, raft, seen)
             seen.state = state
@@ -240,6 +252,9 @@ class Observer:
             )
         if raft.role is StateRole.LEADER:
             self._check_leader(raft, seen)
+        elif raft.role is not StateRole.FOLLOWER and seen.role is not raft.role:
+            self.candidacies += 1
+        self._check_followed(raft)
         if log.commit > seen.commit:
             self._check_committed(raft, seen, log.commit)
         applied = member.machine.applied_index
@@ -269,6 +284,18 @@ class Observer:
                 "who stands has the pre-votes of a majority", f"{raft.id:x} stands in term {raft.term} without"
             )
 
+    def _check_followed(self, raft: "Raft") -> None:
+        leader = raft.leader_id
+        if (leader == raft.id) != (raft.role is StateRole.LEADER):
+            raise Violation("only the leader of the term is followed", f"{raft.id:x} takes itself for the leader")
+        if leader in (0, raft.id):
+            return
+        if raft.role is not StateRole.FOLLOWER or self.leaders.get(raft.term) != leader:
+            raise Violation(
+                "only the leader of the term is followed",
+                f"{raft.id:x}, {raft.role.value}, takes {leader:x} for the leader of term {raft.term}",
+            )
+
     def _would_vote(self, conf: ConfState, raft: "Raft") -> bool:
         granted = {voter for term, voter, candidate in self._pre_votes if (term, candidate) == (raft.term, raft.id)}
         granted.add(raft.id)
@@ -295,6 +322,8 @@ class Observer:
         self.elections += 1
         self._trace.note(f"{raft.id:x}", f"leads term {raft.term}")
         self.voted(raft.id, raft.term, raft.id)
+        if not raft._term_is_durable:  # noqa: SLF001 - only the disk could tell otherwise
+            raise Violation("a leader's own vote is durable", f"{raft.id:x} leads term {raft.term} without")
         if not raft.conf.is_voter(raft.id):
             raise Violation("only voters lead", f"{raft.id:x} leads and does not vote")
         self._check_votes(raft)

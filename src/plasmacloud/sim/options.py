@@ -46,6 +46,10 @@ class FaultKind(Enum):
     WIPE = "wipe"  # a machine's disk is replaced by an empty one; the member is removed, and a new one joins
     AMNESIA = "amnesia"  # the same, but first somebody starts the member again, as if nothing had happened
     AMBUSH = "ambush"  # power is lost right behind a vote, or in the middle of a write
+    CHASE = "chase"  # whoever leads is cut off and given writes, one leader after the other
+    REPLACE = "replace"  # a new member takes the place of another, in one joint change
+    RIFT = "rift"  # the network splits right behind a change of the membership
+    SET_BACK = "set-back"  # a disk is set back to a copy of an earlier life; the member is removed, and a new one joins
 
 
 class WorkloadOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,16 +116,20 @@ _USUAL_GAP_S: dict[FaultKind, float] = {
     FaultKind.SLOW_DISK: 15.0,
     FaultKind.FULL_DISK: 30.0,
     FaultKind.FAILED_SYNC: 40.0,
-    FaultKind.FAILED_READ: 60.0,
-    FaultKind.CORRUPT: 60.0,
-    FaultKind.MISDIRECT: 80.0,
+    FaultKind.FAILED_READ: 40.0,
+    FaultKind.CORRUPT: 25.0,
+    FaultKind.MISDIRECT: 30.0,
     FaultKind.CLOCK_JUMP: 20.0,
     FaultKind.TRANSFER: 10.0,
     FaultKind.JOIN: 20.0,
     FaultKind.LEAVE: 25.0,
     FaultKind.WIPE: 40.0,
     FaultKind.AMNESIA: 40.0,
-    FaultKind.AMBUSH: 12.0,
+    FaultKind.AMBUSH: 6.0,
+    FaultKind.CHASE: 20.0,
+    FaultKind.REPLACE: 20.0,
+    FaultKind.RIFT: 12.0,
+    FaultKind.SET_BACK: 30.0,
 }
 
 
@@ -208,7 +216,7 @@ def _draw_workload(rng: random.Random) -> WorkloadOptions:
                 (10, 10, 15, 10, 0, 8, 10, 10, 10, 20),
             )
         ),
-        value_bytes=rng.choice((16, 64, 1500)),
+        value_bytes=rng.choice((16, 64, 1500, 1500)),
         together=rng.choice((2, 10, 30)),
         compact_behind=rng.choice((5, 50)),
     )

@@ -67,7 +67,7 @@ class WatchedTransport(PeerTransport):
             if granted:
                 observer.acknowledged(sender, term, index, to)
         elif kind == MessageType.VOTE:
-            observer.stood(sender, term)
+            observer.stood(sender, term, index)
             return  # no promise: the term may not be durable yet
         elif kind == MessageType.TIMEOUT_NOW:
             observer.told_to_stand(to, term)
