@@ -171,7 +171,7 @@ class Authority:
         self, raft: "Raft", watched: Watched, apply: Callable[[ConfState], None], conf: ConfState
     ) -> None:
         before = raft.conf
-        problem = _bad_step(before, conf)
+        problem = bad_step(before, conf)
         if problem:
             self._fail(
                 Violation(
@@ -193,7 +193,7 @@ def _is_majority(members: set[int], conf: ConfState) -> bool:
     return all(2 * len(members & voters) > len(voters) for voters in (conf.voters, conf.outgoing) if voters)
 
 
-def _bad_step(before: ConfState, after: ConfState) -> str:
+def bad_step(before: ConfState, after: ConfState) -> str:
     """Why nobody may go from one configuration to the other; empty: it may."""
     if not before.voters:
         return ""  # of somebody who has just joined

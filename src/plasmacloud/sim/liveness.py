@@ -194,7 +194,6 @@ class Recovery:
             described = "; ".join(_describe(node) for node in self._members())
             cluster.fail(Violation("everybody catches up", f"without clients: {described}"))
 
-
     def _keep_calm(self) -> None:
         """Nobody wants to lead while somebody does, and nothing is wrong."""
         cluster = self._cluster

@@ -19,6 +19,7 @@ from plasmacloud.sim.liveness import Recovery
 from plasmacloud.sim.observer import Violation
 from plasmacloud.sim.options import Options
 from plasmacloud.sim.schedule import Fault, draw_schedule
+from plasmacloud.sim.watchdog import watchdog
 from plasmacloud.sim.workload import Workload
 from plasmacloud.verify.counterexample import headline, text
 from plasmacloud.verify.linearizability import check
@@ -81,6 +82,10 @@ class Simulation:
 
     def run(self) -> Outcome:
         """All of it."""
+        with watchdog():
+            return self._run()
+
+    def _run(self) -> Outcome:
         cluster = self.cluster
         cluster.found()
         cluster.operator.start()

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _NOT_EXECUTED = frozenset({NO_LEADER, STOPPING, TOO_MANY_REQUESTS})
 _QUERY_KEYS = 3  # of a query that is answered in slices: so many at a time
 _QUERY_PAUSE_S = 0.002
+_GLANCES = 4  # at the group of keys, while it is written or deleted
+_GLANCE_S = 0.006  # so long after the request, on average
 
 
 class Request:
@@ -257,12 +259,40 @@ class Client:
         request.serve = serve
         self._settle = settle
 
+    def _send_glances(self) -> None:
+        """What takes several slices to be executed is looked at meanwhile, by nobody in particular."""
+        for _ in range(_GLANCES):
+            after_s = _GLANCE_S * self._rng.expovariate(1.0)
+            self._workload.world.after(round(after_s * NS_PER_S), self._glance, self._rng.random())
+
+    def _glance(self, pick: float) -> None:
+        workload = self._workload
+        nodes = workload.nodes()
+        if not workload.open or not nodes:
+            return
+        node = nodes[int(pick * len(nodes))]
+        assert node.member is not None
+        assert node.life is not None
+        request = Request(node.life, self._glanced)
+        self._query(many_keys.read_together(), request, node)
+        node.life.loop.enter(node.member.replica.read, request)
+
+    def _glanced(self, _request: Request, body: bytes | None, _problem: str) -> None:
+        if body is None:
+            return
+        try:
+            many_keys.seen_together(self._workload.options.together, rpc_pb2.RangeResponse.FromString(body).kvs)
+        except Violation as violation:
+            self._workload.fail(violation)
+
     def _write_together(self, value: str) -> tuple[CommandKind, bytes]:
+        self._send_glances()
         self._inputs = {TOGETHER: Write(value)}
         self._settle = lambda body: {TOGETHER: rpc_pb2.TxnResponse.FromString(body).header.revision}
         return CommandKind.TXN, many_keys.write_together(self._workload.options.together, value)
 
     def _delete_together(self) -> tuple[CommandKind, bytes]:
+        self._send_glances()
         self._inputs = {TOGETHER: Delete()}
 
         def settle(body: bytes) -> "dict[str, Hashable]":
