@@ -25,6 +25,7 @@ from plasmacloud.chainfire.place import take_place
 from plasmacloud.chainfire.running_member import ReplicaFailed, RunningMember
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.rpc.status import StatusCode
+from plasmacloud.sim.authority import Authority
 from plasmacloud.sim.clock import NS_PER_S, World
 from plasmacloud.sim.loop import SimLoop
 from plasmacloud.sim.network import Network
@@ -38,7 +39,7 @@ from plasmacloud.storage.wal_errors import CorruptLog
 _PEER_PORT = 2380
 _CLIENT_PORT = 2379
 _SUPERVISOR_S = 0.5
-_OPERATOR_S = 2.0
+_OPERATOR_S = 1.0
 
 
 class Cluster:
@@ -49,6 +50,8 @@ class Cluster:
         self.world = World()
         self.trace = Trace(self.world)
         self.observer = Observer(self.trace)
+        self.authority = Authority(self.observer, self.fail)
+        self.observer.on_begin = self.authority.begins
         self.violation: Violation | None = None
         self.rng = random.Random(f"cluster/{options.seed}")
         self.nodes: dict[str, Node] = {}
@@ -70,7 +73,7 @@ class Cluster:
             network=self.network,
             trace=self.trace,
             disk_options=options.disk,
-            transport=partial(watched_transport, self.observer, self.fail, options.peers),
+            transport=partial(watched_transport, self.observer, self.authority, self.fail, options.peers),
             member_class=member_class,
             observe=self._observe,
             ended=self._ended,
@@ -227,6 +230,7 @@ class Operator:
         self._joining: str | None = None  # the machine for which a place was asked
         self._wanted = 0  # machines that shall join
         self._leaving: set[str] = set()  # machines whose members shall leave
+        self._surely_replaced: set[str] = set()  # and whose place somebody new shall take
         self._replaces = 0  # the member whose place the one that joins takes, in one joint change
         self._machines = cluster.options.members
         self._busy = False
@@ -244,6 +248,11 @@ class Operator:
     def remove_member(self, node: Node) -> None:
         """It shall leave."""
         self._leaving.add(node.name)
+
+    def replace_member(self, node: Node) -> None:
+        """It shall leave, and somebody new take its place in the same step."""
+        self._leaving.add(node.name)
+        self._surely_replaced.add(node.name)
 
     def forget_wishes(self) -> None:
         """From now on only what was lost is replaced."""
@@ -307,9 +316,9 @@ class Operator:
         self._joining = f"n{self._machines}"
 
     def _replace(self, node: Node, conf: ConfState) -> bool:
-        """Let somebody new take a voter's place, every other time: that is a joint change."""
+        """Let somebody new take a voter's place, if that is asked for or every other time: that is a joint change."""
         busy = self._joining is not None or conf.learners or node.member_id not in conf.voters
-        if busy or self._cluster.rng.random() < 0.5:
+        if busy or (node.name not in self._surely_replaced and self._cluster.rng.random() < 0.5):
             return False
         self._replaces = node.member_id
         self.asked_to_leave.add(node.member_id)

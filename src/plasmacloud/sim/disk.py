@@ -77,6 +77,10 @@ class Inode:
             part = data[: max(0, len(image) - offset)]
             image[offset : offset + len(part)] = part
 
+    def copy(self) -> "Inode":
+        """What a copy of the medium would hold."""
+        return Inode(bytes(self.durable))
+
     def size_bytes(self) -> int:
         """What it occupies."""
         return len(self.data)
@@ -109,6 +113,13 @@ class Folder:
         self.names = dict(self.durable)
         for name in sorted(self.names):
             self.names[name].lose_power(keep)
+
+    def copy(self) -> "Folder":
+        """What a copy of the medium would hold."""
+        copied = Folder()
+        copied.names = {name: node.copy() for name, node in self.durable.items()}
+        copied.durable = dict(copied.names)
+        return copied
 
     def size_bytes(self) -> int:
         """What is in it occupies."""

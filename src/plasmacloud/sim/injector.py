@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from plasmacloud.chainfire.commands import CommandKind
+from plasmacloud.rpc.proto import rpc_pb2
+from plasmacloud.rpc.status import StatusCode
 from plasmacloud.sim.clock import NS_PER_S
 from plasmacloud.sim.cluster import Cluster
 from plasmacloud.sim.decay import corrupt_log, corrupt_record, misdirect_log
@@ -48,6 +51,10 @@ class Injector:
             FaultKind.WIPE: self._wipe,
             FaultKind.AMNESIA: self._amnesia,
             FaultKind.AMBUSH: self._ambush,
+            FaultKind.CHASE: self._chase,
+            FaultKind.REPLACE: self._replace,
+            FaultKind.RIFT: self._rift,
+            FaultKind.SET_BACK: self._set_back,
         }
 
     def start(self) -> None:
@@ -211,6 +218,88 @@ class Injector:
             self._happened(fault, f"{here} {there}")
             self._cluster.network.darken(here, there)
 
+    def _chase(self, fault: Fault) -> Callable[[], None] | None:
+        """What a leader could not spread any more is the end of its log when it comes back, and the next one is away.
+
+        Every other time it still reaches one of the others.
+        """
+        cluster = self._cluster
+        step_ns = round((2.0 + 2.0 * fault.amount) * cluster.options.election_timeout_s * NS_PER_S)
+        cut: dict[str, Callable[[], None]] = {}  # by the name of the leader that is cut off
+        over = len(cluster.nodes) < 2
+
+        def step() -> None:
+            if over:
+                return
+            leader = cluster.leader()
+            if leader is not None and leader.name not in cut:
+                take_back()
+                others = [name for name in cluster.nodes if name != leader.name]
+                if fault.pick & 1 and len(others) > 1:
+                    del others[fault.pick // 2 % len(others)]
+                ways = [(leader.name, other) for other in others]
+                cut[leader.name] = self._block(fault, ways + [(there, here) for here, there in ways])
+                flood(leader, round(30 * fault.amount))
+            cluster.world.after(step_ns, step)
+
+        def take_back() -> None:
+            for undo in cut.values():
+                undo()
+            cut.clear()
+
+        def end() -> None:
+            nonlocal over
+            over = True
+            take_back()
+
+        step()
+        return end
+
+    def _rift(self, fault: Fault) -> Callable[[], None]:
+        """While members disagree about who has a say: the leader is left with a majority of the newest members, or the
+        sides are random. Asks for the change that it waits for.
+        """
+        cluster, key = self._cluster, object()
+        timeout_ns = round(cluster.options.election_timeout_s * NS_PER_S)
+        split: list[Callable[[], None]] = []
+        waits = True
+
+        def strike(_: object) -> None:
+            nonlocal waits
+            if waits:
+                waits = False
+                cluster.world.after(round(fault.amount**2 * timeout_ns), begin)
+
+        def begin() -> None:
+            if key in cluster.authority.on_conf:
+                split.append(self._block(fault, self._rift_ways(fault)))
+                cluster.world.after(round((2 + fault.pick % 5) * timeout_ns), end)
+
+        def end() -> None:
+            cluster.authority.on_conf.pop(key, None)
+            while split:
+                split.pop()()
+
+        cluster.authority.on_conf[key] = strike
+        wish = (self._ask_to_replace, self._ask_to_replace, self._ask_to_join, self._ask_to_leave)[fault.pick // 4 % 4]
+        wish(fault)
+        return end
+
+    def _rift_ways(self, fault: Fault) -> list[Way]:
+        cluster, leader = self._cluster, self._cluster.leader()
+        voters = cluster.observer.latest_conf.voters
+        if leader is None or not fault.pick & 1:
+            ways = self._ways(fault)
+        else:
+            side = {leader.name}
+            for node in reversed(cluster.nodes.values()):
+                count = sum(cluster.nodes[name].member_id in voters for name in side)
+                if node.member_id in voters and 2 * count <= len(voters):
+                    side.add(node.name)
+            ways = [(here, there) for here in side for there in cluster.nodes if there not in side]
+            ways.sort()
+        return ways + [(there, here) for here, there in ways]
+
     # Disks and clocks
 
     def _slow_disk(self, fault: Fault) -> Callable[[], None]:
@@ -289,14 +378,34 @@ class Injector:
             )
 
     def _join(self, fault: Fault) -> None:
-        if len(self._cluster.observer.latest_conf.all_members()) < self._cluster.options.members + 2:
+        if self._ask_to_join(fault):
             self._happened(fault, "")
+
+    def _ask_to_join(self, _: Fault) -> bool:
+        room = len(self._cluster.observer.latest_conf.all_members()) < self._cluster.options.members + 2
+        if room:
             self._cluster.operator.add_member()
+        return room
 
     def _leave(self, fault: Fault) -> None:
-        if len(self._cluster.observer.latest_conf.voters) > 1:
+        if self._ask_to_leave(fault):
             self._happened(fault, "")
+
+    def _ask_to_leave(self, fault: Fault) -> bool:
+        several = len(self._cluster.observer.latest_conf.voters) > 1
+        if several:
             self._cluster.operator.remove_member(self._victim(fault))
+        return several
+
+    def _replace(self, fault: Fault) -> None:
+        if self._ask_to_replace(fault):
+            self._happened(fault, "")
+
+    def _ask_to_replace(self, fault: Fault) -> bool:
+        several = len(self._cluster.observer.latest_conf.voters) > 1
+        if several:
+            self._cluster.operator.replace_member(self._victim(fault))
+        return several
 
     def _wipe(self, fault: Fault) -> None:
         node = self._victim(fault)
@@ -312,22 +421,73 @@ class Injector:
         member that founded a cluster alone founds it anew on an empty disk, before anybody can tell it otherwise.
         """
         node, cluster = self._victim(fault), self._cluster
-        member = node.member
-        alone = cluster.options.members == 1
-        if member is None or alone or node.name in cluster.ruined or not cluster.can_spare(node):
+        if not self._is_missed(node):
             return None
-        for other in cluster.intact():
-            if other is node or not cluster.observer.belongs(other.member_id):
-                continue
-            if other.member is None or other.member.peers.memory.known(node.member_id) != member.data.life[:2]:
-                return None
         self._happened(fault, node.name)
         cluster.ruin(node)
         cluster.amnesiacs.add(node.name)
         node.disk.wipe()
+        return partial(self._start_against_advice, node)
 
-        def start() -> None:
-            if not node.running and self._open:
-                node.start()
+    def _is_missed(self, node: Node) -> bool:
+        """Whether its data may be lost, and all others would know, by what they remember and by their state."""
+        cluster, member = self._cluster, node.member
+        alone = cluster.options.members == 1
+        if member is None or alone or node.name in cluster.ruined or node.damaged or not cluster.can_spare(node):
+            return False
+        for other in cluster.intact():
+            if other is node or not cluster.observer.belongs(other.member_id):
+                continue
+            if other.member is None or other.member.peers.memory.known(node.member_id) != member.data.life[:2]:
+                return False
+            session = other.member.machine.sessions.get(node.member_id)
+            if session is None or session.incarnation != member.data.incarnation:
+                return False
+        return True
 
-        return start
+    def _start_against_advice(self, node: Node) -> None:
+        if not node.running and self._open:
+            node.start()
+
+    def _set_back(self, fault: Fault) -> Callable[[], None] | None:
+        """A copy is made while the member does not run. It runs again, and later the copy takes the place of its disk:
+        what it promised meanwhile is forgotten. Like `_amnesia`, only where all others have met the life that is lost.
+        """
+        node, cluster = self._victim(fault), self._cluster
+        if node.member is None or node.name in cluster.ruined:
+            return None
+        cluster.kill(node, power_lost=True)
+        copy = node.disk.root.copy()
+        cluster.restart_later(node, 0.3)
+
+        def set_back() -> None:
+            if self._open and self._is_missed(node):
+                self._happened(fault, node.name)
+                cluster.ruin(node)
+                cluster.amnesiacs.add(node.name)
+                node.disk.root = copy
+                cluster.world.after(NS_PER_S // 2, self._start_against_advice, node)
+
+        return set_back
+
+
+class _Nobody:
+    """Waits for nothing."""
+
+    done = False
+
+    def reply(self, _body: bytes) -> None:
+        """It was executed."""
+
+    def fail(self, _code: StatusCode, _message: str) -> None:
+        """It was not, or nobody knows."""
+
+
+def flood(node: Node, writes: int) -> None:
+    """Give a member many writes at once, of which nobody wants to know more."""
+    member, life = node.member, node.life
+    if member is None or life is None:
+        return
+    for number in range(writes):
+        body = rpc_pb2.PutRequest(key=b"flood", value=b"%d" % number).SerializeToString()
+        life.loop.enter(member.replica.submit, CommandKind.PUT, body, _Nobody())

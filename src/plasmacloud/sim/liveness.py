@@ -14,6 +14,8 @@ from plasmacloud.sim.workload import Workload
 
 _SLICE_S = 0.25
 _PATIENCE_S = 40.0
+_CALM_S = 1.0
+_CALM_TIMEOUTS = 8.0
 _PATIENCE_TIMEOUTS = 60.0  # election timeouts on top
 
 
@@ -178,17 +180,29 @@ class Recovery:
             world.run(world.now_ns + NS_PER_S)
             nodes = [node for node in self._members() if node.member is not None]
             applied = {node.member.machine.applied_index for node in nodes if node.member is not None}
-            if len(applied) == 1:
+            whole = all(node.member is not None and node.member.machine.is_whole for node in nodes)
+            if len(applied) == 1 and whole:
                 for node in nodes:
                     assert node.member is not None
                     try:
                         cluster.observer.compare_states(node.member)
                     except Violation as violation:
                         cluster.fail(violation)
+                self._keep_calm()
                 return
         if cluster.violation is None:
             described = "; ".join(_describe(node) for node in self._members())
             cluster.fail(Violation("everybody catches up", f"without clients: {described}"))
+
+    def _keep_calm(self) -> None:
+        """Nobody wants to lead while somebody does, and nothing is wrong."""
+        cluster = self._cluster
+        observer, world = cluster.observer, cluster.world
+        before, conf = observer.candidacies, observer.latest_conf
+        world.run(world.now_ns + round((_CALM_S + _CALM_TIMEOUTS * cluster.options.election_timeout_s) * NS_PER_S))
+        if observer.candidacies != before and observer.latest_conf == conf and cluster.violation is None:
+            described = "; ".join(_describe(node) for node in self._members())
+            cluster.fail(Violation("a calm cluster keeps its leader", f"somebody wanted to lead: {described}"))
 
 
 def _has_applied(node: Node, index: int) -> bool:

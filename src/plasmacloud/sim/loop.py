@@ -1,8 +1,9 @@
 """The event loop of one simulated process: asyncio's interface on top of the world's agenda.
 
 Tasks, futures, events, timeouts and executors of real code run on it unchanged. A turn of the loop takes no virtual
-time: everything that `call_soon` adds in it runs in it. Time passes between turns, as long as the network, the disk and
-the timers say. Calls to an executor happen at the end of a drawn delay, all at once.
+time: what `call_soon` adds in it runs in it, but for work that calls itself again and again, to let others come in
+between: they come. Time passes between turns, as long as the network, the disk and the timers say. Calls to an executor
+happen at the end of a drawn delay, all at once.
 
 A process is *paused* (what happens to it waits, as for a stopped process), or *dead*: what was on its way to it is
 forgotten, and its coroutines are closed without a word. Its clock may run a little fast or slow.
@@ -21,6 +22,8 @@ from plasmacloud.sim.disk import PowerLoss
 
 _BURIAL_ATTEMPTS = 100
 _PRUNE_TASKS = 64
+_ROUNDS = 6  # of calls that make calls, in one turn
+_BETWEEN_NS = 1_000_000  # so long takes what such a turn leaves undone to have its next
 
 
 class SimHandle:
@@ -89,15 +92,20 @@ class SimLoop(asyncio.AbstractEventLoop):
     # Turns
 
     def turn(self) -> None:
-        """Run what is ready, and what that makes ready, until nothing is."""
+        """Run what is ready, and what that makes ready, until nothing is, or it seems not to end."""
         ready = self.ready
         if self.world.running is not self:
             self.world.running = self
             events._set_running_loop(self)
         try:
-            while ready:
-                call, args = ready.popleft()
-                call(*args)
+            for _ in range(_ROUNDS):
+                for _ in range(len(ready)):
+                    call, args = ready.popleft()
+                    call(*args)
+                if not ready:
+                    break
+            else:
+                self.world.at(self.world.now_ns + _BETWEEN_NS, self, _nothing)
         except Exception as error:  # noqa: BLE001 - as asyncio does: one callback fails, the others go on
             self.errors.append({"message": "exception in a callback", "exception": error})
             self.world.at(self.world.now_ns, self, _nothing)

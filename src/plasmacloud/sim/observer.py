@@ -52,6 +52,7 @@ class Seen(msgspec.Struct):
     commit: int = 0
     applied: int = 0
     conf: ConfState | None = None
+    matches: dict[int, int] = {}  # of a leader
 
 
 class Observer:
@@ -59,6 +60,7 @@ class Observer:
 
     def __init__(self, trace: Trace) -> None:
         self.elections = 0
+        self.candidacies = 0  # how often somebody wanted to lead
         self.commit = 0  # the highest commit index that anybody knew
         self.leaders: dict[int, int] = {}  # term -> member
         self.on_vote: dict[int, Callable[[], None]] = {}  # called once when that member asks for votes, or gives one
@@ -75,6 +77,8 @@ class Observer:
         self._latest_at = -1  # the index at which it came into force
         self._left: set[int] = set()
         self._promises: dict[int, Promise] = {}
+        self.on_begin: Callable[[RunningMember], None] = lambda _: None  # a life has begun
+        self._joints: set[ConfState] = set()
         self._lost: dict[int, Promise] = {}  # of members whose disks are gone: what they said was true then
         self._seen: dict[int, Seen] = {}
 
@@ -106,10 +110,17 @@ class Observer:
         """A member has told another that it would vote for it in a term that nobody has entered yet."""
         self._pre_votes.add((term, voter, candidate))
 
-    def stood(self, candidate: int, term: int) -> None:
-        """A candidate has asked for votes."""
+    def stood(self, candidate: int, term: int, index: int) -> None:
+        """A candidate has asked for votes, for a log that ends at an index."""
         self._terms.add(term)
         self._notice_vote(candidate)
+        seen = self._seen.get(candidate)
+        durable = index if seen is None else seen.member.raft.log.durable  # type: ignore[attr-defined]
+        if durable < index:
+            raise Violation(
+                "votes are asked for a log that is durable",
+                f"{candidate:x} asks in term {term} with a log up to {index}, of which {durable} is on the disk",
+            )
 
     def _notice_vote(self, member_id: int) -> None:
         if self.on_vote and (on_vote := self.on_vote.pop(member_id, None)) is not None:
@@ -141,6 +152,12 @@ class Observer:
             self._lost[member_id] = promise
         self._seen.pop(member_id, None)
 
+    def joint_seen(self, conf: ConfState) -> None:
+        """A joint configuration has come into force somewhere."""
+        if conf not in self._joints:
+            self._joints.add(conf)
+            self._trace.count("joint configurations")
+
     def has_left(self, member_id: int) -> bool:
         """Whether a configuration without the member was in force after one with it."""
         return member_id in self._left
@@ -154,7 +171,11 @@ class Observer:
         members = self.latest_conf.all_members()
         confs = [
             self.latest_conf,
-            *(seen.conf for member, seen in self._seen.items() if member in members and seen.conf),
+            *(
+                seen.conf
+                for member, seen in self._seen.items()
+                if member in members and member not in self._lost and seen.conf
+            ),
         ]
         found = {voters for conf in confs for voters in (conf.voters, conf.outgoing) if voters}
         return sorted(found, key=sorted)
@@ -168,7 +189,7 @@ class Observer:
         if seen is None or seen.member is not member:
             seen = self._seen[raft.id] = self._begin(member)
         log = raft.log
-        state = (raft.term, raft.role, raft.vote, log.commit, log.applied, log.last_index, log.durable)
+        state = (raft.term, raft.role, raft.leader_id, raft.vote, log.commit, log.applied, log.last_index, log.durable)
         if state != seen.state:
             self._changed(member, raft, seen)
             seen.state = state
@@ -179,6 +200,7 @@ class Observer:
         promise = self._promises.get(raft.id)
         if promise is not None:
             self._check_memory(raft, promise)
+        self.on_begin(member)
         applied = member.machine.applied_index
         self._trace.count("starts")
         if member.wal.recovery.torn is not None:
@@ -241,6 +263,9 @@ class Observer:
         if raft.role is StateRole.LEADER:
             self._check_leader(raft, seen)
             self._counts(raft.id, raft.term, log.durable)
+        elif raft.role is not StateRole.FOLLOWER and seen.role is not raft.role:
+            self.candidacies += 1
+        self._check_followed(raft)
         if log.commit > seen.commit:
             self._check_committed(raft, seen, log.commit)
         applied = member.machine.applied_index
@@ -270,18 +295,37 @@ class Observer:
                 "who stands has the pre-votes of a majority", f"{raft.id:x} stands in term {raft.term} without"
             )
 
+    def _check_followed(self, raft: "Raft") -> None:
+        leader = raft.leader_id
+        if (leader == raft.id) != (raft.role is StateRole.LEADER):
+            raise Violation("only the leader of the term is followed", f"{raft.id:x} takes itself for the leader")
+        if leader in (0, raft.id):
+            return
+        if raft.role is not StateRole.FOLLOWER or self.leaders.get(raft.term) != leader:
+            raise Violation(
+                "only the leader of the term is followed",
+                f"{raft.id:x}, {raft.role.value}, takes {leader:x} for the leader of term {raft.term}",
+            )
+
     def _would_vote(self, conf: ConfState, raft: "Raft") -> bool:
         granted = {voter for term, voter, candidate in self._pre_votes if (term, candidate) == (raft.term, raft.id)}
         granted.add(raft.id)
         return all(2 * len(granted & voters) > len(voters) for voters in (conf.voters, conf.outgoing) if voters)
 
     def _check_leader(self, raft: "Raft", seen: Seen) -> None:
+        leads_on = seen.role is StateRole.LEADER and seen.term == raft.term
+        matches, last = seen.matches if leads_on else {}, raft.log.last_index
+        seen.matches = {}
         for member_id, progress in raft.tracker.progress.items():
-            if not 0 <= progress.match < progress.next:
+            match, before = progress.match, matches.get(member_id, 0)
+            if not before <= match < progress.next <= last + 1:
                 raise Violation(
-                    "0 <= match < next", f"{raft.id:x} has {progress.match}, {progress.next} for {member_id:x}"
+                    "0 <= match < next",
+                    f"{raft.id:x} has {match}, {progress.next} for {member_id:x}, and had {before}; its log ends at "
+                    f"{last}",
                 )
-        if seen.role is StateRole.LEADER and seen.term == raft.term:
+            seen.matches[member_id] = match
+        if leads_on:
             return
         holder = self.leaders.setdefault(raft.term, raft.id)
         if holder != raft.id:
@@ -289,6 +333,8 @@ class Observer:
         self.elections += 1
         self._trace.note(f"{raft.id:x}", f"leads term {raft.term}")
         self.voted(raft.id, raft.term, raft.id)
+        if not raft._term_is_durable:
+            raise Violation("a leader's own vote is durable", f"{raft.id:x} leads term {raft.term} without")
         if not raft.conf.is_voter(raft.id):
             raise Violation("only voters lead", f"{raft.id:x} leads and does not vote")
         self._check_votes(raft)
@@ -373,6 +419,8 @@ class Observer:
 
     def _check_applied(self, member: "RunningMember", applied: int) -> None:
         machine = member.machine
+        if not machine.is_whole:
+            return  # the checksum has a part of the next entry in it already
         store = machine.store
         checksums = (machine.applied_term, store.change_crc, store.revision, machine.cluster.conf)
         known = self._states.setdefault(applied, checksums)

@@ -10,6 +10,7 @@ from enum import Enum
 
 import msgspec
 
+from plasmacloud.chainfire.mvcc.slices import SLICE_KEYS
 from plasmacloud.chainfire.snapshot_transfer import TransferConfig
 from plasmacloud.chainfire.tuning import Tuning
 from plasmacloud.raft.state import Config as RaftConfig
@@ -45,20 +46,28 @@ class FaultKind(Enum):
     WIPE = "wipe"  # a machine's disk is replaced by an empty one; the member is removed, and a new one joins
     AMNESIA = "amnesia"  # the same, but first somebody starts the member again, as if nothing had happened
     AMBUSH = "ambush"  # power is lost right behind a vote, or in the middle of a write
+    CHASE = "chase"  # whoever leads is cut off and given writes, one leader after the other
+    REPLACE = "replace"  # a new member takes the place of another, in one joint change
+    RIFT = "rift"  # the network splits right behind a change of the membership
+    SET_BACK = "set-back"  # a disk is set back to a copy of an earlier life; the member is removed, and a new one joins
 
 
 class WorkloadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """``clients`` at random members, on so many ``keys``, pausing ``think_s`` on average between two requests.
 
-    ``weights``: of put, get, delete, compare-and-set, range and compaction. ``value_bytes``: of values, at most.
+    ``weights``: of each kind in `workload.REQUESTS`, the rest does not happen. ``value_bytes``: of values, at most.
+    ``together``: keys that are written and deleted in one request. Compactions forget what lies more than
+    ``compact_behind`` revisions behind.
     """
 
     clients: int = 4
     keys: int = 4
     think_s: float = 0.3
     patience_s: float = 2.0
-    weights: tuple[int, int, int, int, int, int] = (30, 30, 8, 25, 6, 1)
+    weights: tuple[int, ...] = (30, 30, 8, 25, 6, 1)
     value_bytes: int = 64
+    together: int = 10
+    compact_behind: int = 50
 
 
 SMALL = Tuning(segment_bytes=64 << 10, window_bytes=64 << 10, keep_entries=200, max_entries=2000)
@@ -107,16 +116,20 @@ _USUAL_GAP_S: dict[FaultKind, float] = {
     FaultKind.SLOW_DISK: 15.0,
     FaultKind.FULL_DISK: 30.0,
     FaultKind.FAILED_SYNC: 40.0,
-    FaultKind.FAILED_READ: 60.0,
-    FaultKind.CORRUPT: 60.0,
-    FaultKind.MISDIRECT: 80.0,
+    FaultKind.FAILED_READ: 40.0,
+    FaultKind.CORRUPT: 25.0,
+    FaultKind.MISDIRECT: 30.0,
     FaultKind.CLOCK_JUMP: 20.0,
     FaultKind.TRANSFER: 10.0,
     FaultKind.JOIN: 20.0,
     FaultKind.LEAVE: 25.0,
     FaultKind.WIPE: 40.0,
     FaultKind.AMNESIA: 40.0,
-    FaultKind.AMBUSH: 12.0,
+    FaultKind.AMBUSH: 6.0,
+    FaultKind.CHASE: 20.0,
+    FaultKind.REPLACE: 20.0,
+    FaultKind.RIFT: 12.0,
+    FaultKind.SET_BACK: 30.0,
 }
 
 
@@ -171,6 +184,7 @@ def _draw_tuning(rng: random.Random) -> Tuning:
         max_entries=300 + keep * rng.choice((0, 10)),  # a snapshot has to arrive while so many are written
         max_log_bytes=(64 << 10) if small else 512 << 20,
         quick_sync_s=rng.choice((0.0, DEFAULT_QUICK_S)),
+        slice_keys=rng.choice((1, 5, SLICE_KEYS, SLICE_KEYS)),
     )
 
 
@@ -193,8 +207,18 @@ def _draw_workload(rng: random.Random) -> WorkloadOptions:
         clients=rng.choice((1, 3, 4, 6)),
         keys=rng.choice((1, 3, 6)),
         think_s=rng.choice((0.1, 0.3, 0.5, 1.0)),
-        weights=rng.choice(((30, 30, 8, 25, 6, 1), (60, 10, 5, 20, 4, 1), (10, 60, 5, 20, 4, 1))),
-        value_bytes=rng.choice((16, 64, 1500)),
+        weights=rng.choice(
+            (
+                (30, 30, 8, 25, 6, 1),
+                (60, 10, 5, 20, 4, 1),
+                (10, 60, 5, 20, 4, 1),
+                (20, 15, 8, 15, 4, 4, 8, 6, 10, 12),
+                (10, 10, 15, 10, 0, 8, 10, 10, 10, 20),
+            )
+        ),
+        value_bytes=rng.choice((16, 64, 1500, 1500)),
+        together=rng.choice((2, 10, 30)),
+        compact_behind=rng.choice((5, 50)),
     )
 
 

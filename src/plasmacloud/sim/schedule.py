@@ -41,6 +41,9 @@ _LASTS_S: dict[FaultKind, float] = {
     FaultKind.FAILED_READ: 2.0,
     FaultKind.AMNESIA: 1.0,
     FaultKind.AMBUSH: 8.0,
+    FaultKind.CHASE: 5.0,
+    FaultKind.RIFT: 12.0,
+    FaultKind.SET_BACK: 6.0,
 }
 
 

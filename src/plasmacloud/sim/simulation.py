@@ -19,6 +19,7 @@ from plasmacloud.sim.liveness import Recovery
 from plasmacloud.sim.observer import Violation
 from plasmacloud.sim.options import Options
 from plasmacloud.sim.schedule import Fault, draw_schedule
+from plasmacloud.sim.watchdog import watchdog
 from plasmacloud.sim.workload import Workload
 from plasmacloud.verify.counterexample import headline, text
 from plasmacloud.verify.linearizability import check
@@ -70,7 +71,9 @@ class Simulation:
         """``schedule``: other faults than those of the seed. ``member_class``: what runs, for mutants."""
         self.options = options
         self.cluster = cluster = Cluster(options, member_class)
-        self.workload = Workload(cluster.world, cluster.trace, options.workload, options.seed, cluster.alive)
+        self.workload = Workload(
+            cluster.world, cluster.trace, options.workload, options.seed, cluster.alive, cluster.fail
+        )
         cluster.on_death = self._on_death
         self.schedule = draw_schedule(options) if schedule is None else list(schedule)
         self.injector = Injector(cluster, self.schedule)
@@ -79,6 +82,10 @@ class Simulation:
 
     def run(self) -> Outcome:
         """All of it."""
+        with watchdog():
+            return self._run()
+
+    def _run(self) -> Outcome:
         cluster = self.cluster
         cluster.found()
         cluster.operator.start()

@@ -62,6 +62,13 @@ class Tables(Inode):
     def lose_power(self, keep: Keep) -> None:
         pass
 
+    def copy(self) -> "Tables":
+        copied = Tables()
+        copied.records, copied.meta = dict(self.records), dict(self.meta)
+        copied.owner, copied.damaged = self.owner, set(self.damaged)
+        copied.bytes, copied._keys = self.bytes, None
+        return copied
+
     def size_bytes(self) -> int:
         return self.bytes
 

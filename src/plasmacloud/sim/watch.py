@@ -3,13 +3,17 @@
 import random
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from plasmacloud.raft.messages import MessageType
 from plasmacloud.rpc.peer import PeerOptions, PeerTransport
+from plasmacloud.sim.authority import Authority
 from plasmacloud.sim.observer import Observer, Violation
 
 _HEADER = struct.Struct("<BBBQQQQQ")  # frame kind, message type, flags, to, sender, term, log_term, index
+_CONTEXT = struct.Struct("<Q")
+_CONTEXT_AT = _HEADER.size + 24  # behind commit, hint_index and hint_term
 _REJECT = 1
 _HEARD = frozenset(
     {
@@ -19,16 +23,21 @@ _HEARD = frozenset(
         MessageType.APPEND,
         MessageType.APPEND_RESPONSE,
         MessageType.HEARTBEAT,
+        MessageType.HEARTBEAT_RESPONSE,
+        MessageType.READ_INDEX,
+        MessageType.READ_INDEX_RESPONSE,
         MessageType.TIMEOUT_NOW,
     }
 )
+_ANSWERS = frozenset({MessageType.APPEND_RESPONSE, MessageType.HEARTBEAT_RESPONSE})
 _PROMISES = frozenset({MessageType.VOTE_RESPONSE, MessageType.APPEND_RESPONSE})
 
 
 class WatchedTransport(PeerTransport):
-    """Reports votes, acknowledgements and terms to the observer as they leave."""
+    """Reports votes, acknowledgements, terms and reads as they leave, and answers as they arrive."""
 
     observer: Observer
+    authority: Authority
     fail: Callable[[Violation], None]
 
     def send(self, member_id: int, frame: bytes) -> bool:
@@ -58,17 +67,41 @@ class WatchedTransport(PeerTransport):
             if granted:
                 observer.acknowledged(sender, term, index, to)
         elif kind == MessageType.VOTE:
-            observer.stood(sender, term)
+            observer.stood(sender, term, index)
             return  # no promise: the term may not be durable yet
         elif kind == MessageType.TIMEOUT_NOW:
             observer.told_to_stand(to, term)
+            return
+        elif kind == MessageType.HEARTBEAT:
+            self.authority.beat(sender, term, _context(frame))
+        elif kind == MessageType.READ_INDEX:
+            self.authority.asked(sender, _context(frame))
+            return
+        elif kind == MessageType.READ_INDEX_RESPONSE:
+            self.authority.answered(sender, term, to, _context(frame), index)
             return
         if granted:
             observer.promised(sender, term)
 
 
+def _context(frame: bytes) -> int:
+    context: int
+    (context,) = _CONTEXT.unpack_from(frame, _CONTEXT_AT)
+    return context
+
+
+def _listening(
+    authority: Authority, on_frame: Callable[[int, bytes], None], here: int, sender: int, frame: bytes
+) -> None:
+    if not frame[0] and frame[1] in _ANSWERS and not frame[2] & _REJECT:
+        term = _HEADER.unpack_from(frame)[5]
+        authority.arrived(frame[1], here, sender, term, _context(frame))
+    on_frame(sender, frame)
+
+
 def watched_transport(
     observer: Observer,
+    authority: Authority,
     fail: Callable[[Violation], None],
     options: PeerOptions,
     rng: random.Random,
@@ -76,6 +109,7 @@ def watched_transport(
     **arguments: Any,
 ) -> WatchedTransport:
     """For the environment of a member."""
+    arguments["on_frame"] = partial(_listening, authority, arguments["on_frame"], arguments["member_id"])
     transport = WatchedTransport(options=options, rng=rng, clock_ns=clock_ns, **arguments)
-    transport.observer, transport.fail = observer, fail
+    transport.observer, transport.authority, transport.fail = observer, authority, fail
     return transport

@@ -4,7 +4,8 @@ A client asks any member that runs, so that forwarding is part of every run, and
 again. What it is told is what clients of the real API are told, by the same commands and reads. An outcome that it
 cannot know stays open: when the member dies, when it has no more patience, or when it is told that nobody knows.
 
-Every value is written once. So a read names the write that it has seen, and one write executed twice shows.
+Every value is written once. So a read names the write that it has seen, and one write executed twice shows. What is
+asked of many keys at once, and of the past, has rules of its own (`many_keys`).
 """
 
 import random
@@ -16,8 +17,11 @@ from plasmacloud.chainfire.mvcc.refusals import RpcRefusal
 from plasmacloud.chainfire.waiting import NO_LEADER, STOPPING, TOO_MANY_REQUESTS
 from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
 from plasmacloud.rpc.status import StatusCode
+from plasmacloud.sim import many_keys
 from plasmacloud.sim.clock import NS_PER_S, World
+from plasmacloud.sim.many_keys import TOGETHER, Past
 from plasmacloud.sim.node import Life, Node
+from plasmacloud.sim.observer import Violation
 from plasmacloud.sim.options import WorkloadOptions
 from plasmacloud.sim.trace import Trace
 from plasmacloud.verify.models import ABSENT, Cas, Delete, Found, Read, Write
@@ -26,8 +30,13 @@ from plasmacloud.verify.operations import UNKNOWN, Operation
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
+    from plasmacloud.chainfire.mvcc.range_query import RangeQuery
+
 _NOT_EXECUTED = frozenset({NO_LEADER, STOPPING, TOO_MANY_REQUESTS})
-_COMPACT_BEHIND = 50  # revisions
+_QUERY_KEYS = 3  # of a query that is answered in slices: so many at a time
+_QUERY_PAUSE_S = 0.002
+_GLANCES = 4  # at the group of keys, while it is written or deleted
+_GLANCE_S = 0.006  # so long after the request, on average
 
 
 class Request:
@@ -38,7 +47,7 @@ class Request:
     def __init__(self, life: Life, told: "Callable[[Request, bytes | None, str], None]") -> None:
         self.life = life
         self.done = False
-        self.serve: Callable[[], bytes] | None = None  # of a read, when the local state is new enough
+        self.serve: Callable[[], bytes | RangeQuery] | None = None  # of a read, when the local state is new enough
         self._told = told
 
     def reply(self, body: bytes) -> None:
@@ -59,11 +68,38 @@ class Request:
             return
         assert self.serve is not None
         try:
-            body = self.serve()
+            answer = self.serve()
         except RpcRefusal as refusal:
             self.fail(refusal.code, refusal.message)
             return
-        self.reply(body)
+        if isinstance(answer, bytes):
+            self.reply(answer)
+        else:
+            self._go_on(answer)
+
+    def _go_on(self, query: "RangeQuery") -> None:
+        """A query in slices, with other work in between."""
+        if self.done:
+            query.close()
+        elif query.step(_QUERY_KEYS):
+            self.reply(query.body())
+        else:
+            self.life.loop.call_later(_QUERY_PAUSE_S, self._go_on, query)
+
+
+REQUESTS = (
+    "put",
+    "get",
+    "delete",
+    "cas",
+    "range",
+    "compact",
+    "write together",
+    "delete together",
+    "read together",
+    "read the past",
+)
+"""What is drawn with `WorkloadOptions.weights`."""
 
 
 class Client:
@@ -80,6 +116,7 @@ class Client:
         self._invoke_ns = 0
         self._inputs: dict[str, Hashable] = {}  # by key, of the request under way
         self._settle: Callable[[bytes], dict[str, Hashable]] = _nothing
+        self._asked_past = 0  # the revision that was asked for
 
     # Asking
 
@@ -111,7 +148,8 @@ class Client:
     def _draw(self, request: Request, node: Node) -> tuple[CommandKind | None, bytes]:
         rng, options = self._rng, self._workload.options
         key = f"k{rng.randrange(options.keys)}"
-        (what,) = rng.choices(("put", "get", "delete", "cas", "range", "compact"), options.weights)
+        (what,) = rng.choices(REQUESTS[: len(options.weights)], options.weights)
+        self._asked_past = 0
         value = f"{self.number}.{self.asked}".ljust(rng.randrange(options.value_bytes) + 1, ".")
         if what == "put":
             return self._put(key, value)
@@ -119,11 +157,21 @@ class Client:
             return self._delete(key)
         if what == "cas":
             return self._cas(key, value)
-        if what == "compact" and self._revision > _COMPACT_BEHIND:
+        if what == "compact" and self._revision > options.compact_behind:
+            revision = self._revision - options.compact_behind
             self._inputs, self._settle = {}, _nothing
-            return CommandKind.COMPACT, rpc_pb2.CompactionRequest(
-                revision=self._revision - _COMPACT_BEHIND
-            ).SerializeToString()
+            self._workload.past.compacted = max(self._workload.past.compacted, revision)
+            return CommandKind.COMPACT, rpc_pb2.CompactionRequest(revision=revision).SerializeToString()
+        if what == "write together":
+            return self._write_together(value)
+        if what == "delete together":
+            return self._delete_together()
+        if what == "read together":
+            self._read_together(request, node)
+            return None, b""
+        if what == "read the past":
+            self._read_past(request, node)
+            return None, b""
         self._read([f"k{i}" for i in range(options.keys)] if what == "range" else [key], request, node)
         return None, b""
 
@@ -211,6 +259,86 @@ class Client:
         request.serve = serve
         self._settle = settle
 
+    def _send_glances(self) -> None:
+        """What takes several slices to be executed is looked at meanwhile, by nobody in particular."""
+        for _ in range(_GLANCES):
+            after_s = _GLANCE_S * self._rng.expovariate(1.0)
+            self._workload.world.after(round(after_s * NS_PER_S), self._glance, self._rng.random())
+
+    def _glance(self, pick: float) -> None:
+        workload = self._workload
+        nodes = workload.nodes()
+        if not workload.open or not nodes:
+            return
+        node = nodes[int(pick * len(nodes))]
+        assert node.member is not None
+        assert node.life is not None
+        request = Request(node.life, self._glanced)
+        self._query(many_keys.read_together(), request, node)
+        node.life.loop.enter(node.member.replica.read, request)
+
+    def _glanced(self, _request: Request, body: bytes | None, _problem: str) -> None:
+        if body is None:
+            return
+        try:
+            many_keys.seen_together(self._workload.options.together, rpc_pb2.RangeResponse.FromString(body).kvs)
+        except Violation as violation:
+            self._workload.fail(violation)
+
+    def _write_together(self, value: str) -> tuple[CommandKind, bytes]:
+        self._send_glances()
+        self._inputs = {TOGETHER: Write(value)}
+        self._settle = lambda body: {TOGETHER: rpc_pb2.TxnResponse.FromString(body).header.revision}
+        return CommandKind.TXN, many_keys.write_together(self._workload.options.together, value)
+
+    def _delete_together(self) -> tuple[CommandKind, bytes]:
+        self._send_glances()
+        self._inputs = {TOGETHER: Delete()}
+
+        def settle(body: bytes) -> "dict[str, Hashable]":
+            reply = rpc_pb2.DeleteRangeResponse.FromString(body)
+            many_keys.check_deleted(self._workload.options.together, reply.deleted)
+            if not reply.deleted:
+                self._inputs = {TOGETHER: Read()}
+                return {TOGETHER: ABSENT}
+            return {TOGETHER: reply.header.revision}
+
+        self._settle = settle
+        return CommandKind.DELETE_RANGE, many_keys.delete_together()
+
+    def _read_together(self, request: Request, node: Node) -> None:
+        self._inputs = {TOGETHER: Read()}
+
+        def settle(answer: bytes) -> "dict[str, Hashable]":
+            reply = rpc_pb2.RangeResponse.FromString(answer)
+            return {TOGETHER: many_keys.seen_together(self._workload.options.together, reply.kvs) or ABSENT}
+
+        self._query(many_keys.read_together(), request, node)
+        self._settle = settle
+
+    def _read_past(self, request: Request, node: Node) -> None:
+        """Everything, as of now or as of a revision that somebody has read already."""
+        rng, past = self._rng, self._workload.past
+        revisions = past.revisions
+        self._asked_past = rng.choice(revisions) if revisions and rng.random() < 0.7 else 0
+        self._inputs = {}
+
+        def settle(answer: bytes) -> "dict[str, Hashable]":
+            reply = rpc_pb2.RangeResponse.FromString(answer)
+            past.saw(self._asked_past or reply.header.revision, reply)
+            return {}
+
+        body = rpc_pb2.RangeRequest(key=many_keys.START, range_end=many_keys.END, revision=self._asked_past)
+        self._query(body, request, node)
+        self._settle = settle
+
+    def _query(self, body: rpc_pb2.RangeRequest, request: Request, node: Node) -> None:
+        """Answer in slices, as the services do with what takes long."""
+        member = node.member
+        assert member is not None
+        store = member.machine.store
+        request.serve = lambda: store.open_range(body)
+
     def _note(self, key: str, value: "Hashable", revision: int) -> None:
         self._seen[key] = value
         self._revision = max(self._revision, revision)
@@ -222,8 +350,14 @@ class Client:
             return
         workload = self._workload
         self.request = None
+        try:
+            outputs = {} if body is None else self._settle(body)
+            if body is None and self._asked_past:
+                workload.past.refused(self._asked_past, problem)
+        except Violation as violation:
+            workload.fail(violation)
+            return
         if body is not None:
-            outputs = self._settle(body)
             now_ns = workload.world.now_ns
             workload.answered += 1
             for key, output in outputs.items():
@@ -265,14 +399,22 @@ class Workload:
     """All clients. ``history`` is what the linearizability checker judges."""
 
     def __init__(
-        self, world: World, trace: Trace, options: WorkloadOptions, seed: int, nodes: Callable[[], list[Node]]
+        self,
+        world: World,
+        trace: Trace,
+        options: WorkloadOptions,
+        seed: int,
+        nodes: Callable[[], list[Node]],
+        fail: Callable[[Violation], None],
     ) -> None:
-        """``nodes``: those that a client may ask now."""
+        """``nodes``: those that a client may ask now. ``fail`` is told what no client may see."""
         self.world = world
         self.trace = trace
         self.options = options
         self.seed = seed
         self.nodes = nodes
+        self.fail = fail
+        self.past = Past()
         self.open = True
         self.answered = 0
         self.history: list[Operation] = []

@@ -1,0 +1,204 @@
+"""Whether who leads still may: it hears from a majority, its reads are confirmed, its majority changes step by step.
+
+The linearizability of what clients saw says the same in the end, but only where a client was in the right place at the
+right moment. These rules look at the steps themselves. They count what arrived and what left; what the members make of
+it is not asked, but for their configuration.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from plasmacloud.raft.membership import ConfState
+from plasmacloud.raft.messages import MessageType
+from plasmacloud.raft.state import StateRole
+from plasmacloud.sim.observer import Observer, Violation, describe_conf
+
+if TYPE_CHECKING:
+    from plasmacloud.chainfire.running_member import RunningMember
+    from plasmacloud.raft.raft import Raft
+
+_SLACK_TICKS = 3
+_KEPT_QUESTIONS = 2000
+
+
+class Question(msgspec.Struct):
+    """A read that a member asked its leader about. ``commit``: what was known to be committed then, by anybody."""
+
+    at: int
+    commit: int
+
+
+class Reign(msgspec.Struct):
+    """What one member has heard as the leader of a term. Times are counted: in its ticks, or in events."""
+
+    term: int
+    since: int  # tick of its beginning, or of the last change of the membership
+    election_ticks: int  # the longest timeout it had
+    check_at: int = 0
+    heard: dict[int, int] = {}  # member -> tick of its last answer
+    rounds: dict[int, int] = {}  # read round -> event of its first heartbeat
+    confirmed: dict[int, int] = {}  # member -> the newest such event that it has answered
+
+
+class Watched(msgspec.Struct):
+    """One life of a member."""
+
+    raft: object
+    ticks: int = 0
+    conf: ConfState = ConfState()
+    before: ConfState = ConfState()  # the configuration before that
+    reign: Reign | None = None
+
+
+class Authority:
+    """``fail`` is told what is wrong: a member that were told would take it for a defect of its own."""
+
+    def __init__(self, observer: Observer, fail: Callable[[Violation], None]) -> None:
+        self._observer = observer
+        self._fail = fail
+        self._members: dict[int, Watched] = {}
+        self._questions: dict[tuple[int, int], Question] = {}  # (member, context)
+        self._events = 0
+        self.on_conf: dict[object, Callable[[Raft], None]] = {}  # called when a configuration comes into force
+
+    def begins(self, member: "RunningMember") -> None:
+        """A life: from now on its ticks and its configurations are seen."""
+        raft = member.raft
+        watched = self._members[raft.id] = Watched(raft=raft, conf=raft.conf, before=raft.conf)
+        raft.tick = partial(self._tick, raft, watched, raft.tick)  # type: ignore[method-assign]
+        raft.apply_membership = partial(  # type: ignore[method-assign]
+            self._apply_membership, raft, watched, raft.apply_membership
+        )
+
+    # A majority is heard
+
+    def _tick(self, raft: "Raft", watched: Watched, tick: Callable[[], None]) -> None:
+        tick()
+        watched.ticks += 1
+        if raft.role is not StateRole.LEADER:
+            watched.reign = None
+            return
+        reign = self._reign(raft, watched)
+        reign.election_ticks = max(reign.election_ticks, raft.config.election_ticks)
+        if watched.ticks < reign.check_at or not raft.config.check_quorum:
+            return
+        reign.check_at = watched.ticks + raft.config.heartbeat_ticks
+        oldest = watched.ticks - 2 * reign.election_ticks - _SLACK_TICKS
+        heard = {member for member in raft.conf.all_voters() if reign.heard.get(member, reign.since) >= oldest}
+        heard.add(raft.id)
+        if not _is_majority(heard, raft.conf):
+            self._fail(
+                Violation(
+                    "who leads hears from a majority",
+                    f"{raft.id:x} leads term {raft.term} and has heard only {len(heard) - 1} others for two election "
+                    f"timeouts, in configuration {describe_conf(raft.conf)}",
+                )
+            )
+
+    def _reign(self, raft: "Raft", watched: Watched) -> Reign:
+        reign = watched.reign
+        if reign is None or reign.term != raft.term:
+            reign = watched.reign = Reign(
+                term=raft.term, since=watched.ticks, election_ticks=raft.config.election_ticks
+            )
+        return reign
+
+    def _leading(self, member_id: int, term: int) -> tuple["Raft", Watched, Reign] | None:
+        watched = self._members.get(member_id)
+        if watched is None:
+            return None
+        raft: Raft = watched.raft  # type: ignore[assignment]
+        if raft.role is not StateRole.LEADER or raft.term != term:
+            return None
+        return raft, watched, self._reign(raft, watched)
+
+    def arrived(self, kind: int, here: int, sender: int, term: int, context: int) -> None:
+        """A member has an answer to an append or to a heartbeat."""
+        leading = self._leading(here, term)
+        if leading is None:
+            return
+        _, watched, reign = leading
+        reign.heard[sender] = watched.ticks
+        if kind == MessageType.HEARTBEAT_RESPONSE and (sent := reign.rounds.get(context)) is not None:
+            reign.confirmed[sender] = max(reign.confirmed.get(sender, 0), sent)
+
+    # Reads
+
+    def asked(self, member_id: int, context: int) -> None:
+        """A member asks its leader how new its state has to be."""
+        self._events += 1
+        questions = self._questions
+        questions.setdefault((member_id, context), Question(self._events, self._observer.commit))
+        if len(questions) > _KEPT_QUESTIONS:
+            del questions[next(iter(questions))]
+
+    def beat(self, member_id: int, term: int, read_round: int) -> None:
+        """A leader sends a heartbeat."""
+        self._events += 1
+        leading = self._leading(member_id, term)
+        if leading is not None:
+            rounds = leading[2].rounds
+            rounds.setdefault(read_round, self._events)
+            if len(rounds) > _KEPT_QUESTIONS:
+                del rounds[next(iter(rounds))]
+
+    def answered(self, leader: int, term: int, asker: int, context: int, index: int) -> None:
+        """A leader tells a member how new its state has to be. Raises `Violation`."""
+        question, leading = self._questions.get((asker, context)), self._leading(leader, term)
+        if question is None or leading is None:
+            return
+        if index < question.commit:
+            raise Violation(
+                "a read sees what was committed before its question",
+                f"{leader:x} answers a read by {index}, and {question.commit} was committed when it was asked",
+            )
+        raft, watched, reign = leading
+        heard = {member for member, sent in reign.confirmed.items() if sent > question.at}
+        heard.add(leader)
+        if not any(_is_majority(heard, conf) for conf in (raft.conf, watched.before)):
+            raise Violation(
+                "a read is confirmed by a majority behind its question",
+                f"{leader:x}, leader of term {term}, answers a read that {len(heard) - 1} others have confirmed, in "
+                f"configuration {describe_conf(raft.conf)}",
+            )
+
+    # Steps
+
+    def _apply_membership(
+        self, raft: "Raft", watched: Watched, apply: Callable[[ConfState], None], conf: ConfState
+    ) -> None:
+        before = raft.conf
+        problem = bad_step(before, conf)
+        if problem:
+            self._fail(
+                Violation(
+                    "a change of the membership keeps a majority in common",
+                    f"{raft.id:x} goes from {describe_conf(before)} to {describe_conf(conf)}: {problem}",
+                )
+            )
+        if conf.joint:
+            self._observer.joint_seen(conf)
+        watched.conf, watched.before = conf, before
+        if watched.reign is not None:
+            watched.reign.since = watched.ticks
+        apply(conf)
+        for call in list(self.on_conf.values()):
+            call(raft)
+
+
+def _is_majority(members: set[int], conf: ConfState) -> bool:
+    return all(2 * len(members & voters) > len(voters) for voters in (conf.voters, conf.outgoing) if voters)
+
+
+def bad_step(before: ConfState, after: ConfState) -> str:
+    """Why nobody may go from one configuration to the other; empty: it may."""
+    if not before.voters:
+        return ""  # of somebody who has just joined
+    if before.joint:
+        return "" if after.voters == before.voters and not after.joint else "the joint phase ends otherwise"
+    if after.joint:
+        return "" if after.outgoing == before.voters else "the old voters have no say"
+    return "" if len(before.voters ^ after.voters) <= 1 else "several voters change at once"

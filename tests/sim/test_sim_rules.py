@@ -1,0 +1,146 @@
+"""Rules about single steps, about many keys and about the past: each is broken by somebody, and finds it.
+
+Like `test_sim_mutants`; here the seeds are tried in order, because most of these are found by one in three.
+"""
+
+from typing import Any, NamedTuple
+
+import pytest
+from mutants_rules import (
+    REPLACEMENT,
+    AsksForWhatItMayLose,
+    BelievesOldCopies,
+    ForgetsMatches,
+    ForgetsTheLiving,
+    GoesRoundForEver,
+    Impatient,
+    LateQuestionsJoin,
+    LeadsBeforeItsVoteIsDurable,
+    LongerIsBetter,
+    NeverAlone,
+    NewVotersCommit,
+    NewVotersConfirm,
+    ReplacesAtOnce,
+    ShowsHalf,
+    with_log,
+    with_tracker,
+)
+
+from plasmacloud.base.logging import silence_logging
+from plasmacloud.chainfire.running_member import RunningMember
+from plasmacloud.raft.membership import ConfState, change, leave_joint
+from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
+from plasmacloud.sim import watchdog
+from plasmacloud.sim.authority import bad_step
+from plasmacloud.sim.many_keys import Past, seen_together
+from plasmacloud.sim.observer import Violation
+from plasmacloud.sim.options import FaultKind, Options, draw_options
+from plasmacloud.sim.simulation import Simulation
+
+MAX_SEEDS = 24
+
+
+class Mutant(NamedTuple):
+    """``kinds``: the faults that it takes; with none, those that are drawn."""
+
+    member_class: type[RunningMember]
+    rules: frozenset[str]
+    kinds: tuple[FaultKind, ...]
+
+
+def _mutant(*rules: str, kinds: tuple[FaultKind, ...] = (), **parts: Any) -> Mutant:
+    return Mutant(type("MutantMember", (RunningMember,), parts), frozenset(rules), kinds)
+
+
+CONFIRMED = "a read is confirmed by a majority behind its question"
+MUTANTS = {
+    "leader that notices no loneliness": _mutant(
+        "who leads hears from a majority", raft_class=with_tracker(NeverAlone)
+    ),
+    "reads confirmed by new voters alone": _mutant(CONFIRMED, raft_class=with_tracker(NewVotersConfirm)),
+    "reads that join a round under way": _mutant(CONFIRMED, raft_class=LateQuestionsJoin),
+    "commits by new voters alone": _mutant(
+        "what is committed is on a majority of disks", raft_class=with_tracker(NewVotersCommit)
+    ),
+    "matches forgotten": _mutant("0 <= match < next", raft_class=with_tracker(ForgetsMatches)),
+    "longer logs win": _mutant("leader completeness", raft_class=with_log(LongerIsBetter)),
+    "leader whose vote is in memory": _mutant(
+        "a leader's own vote is durable", raft_class=LeadsBeforeItsVoteIsDurable
+    ),
+    "votes asked for a log in memory": _mutant(
+        "votes are asked for a log that is durable", raft_class=with_log(AsksForWhatItMayLose)
+    ),
+    "leaders put off nothing": _mutant("a calm cluster keeps its leader", raft_class=Impatient),
+    "replacement without a joint phase": _mutant(
+        "a change of the membership keeps a majority in common", machine_class=ReplacesAtOnce
+    ),
+    "old copies are believed": _mutant(
+        "who has lost its memory keeps silent", kinds=(FaultKind.SET_BACK,), register_class=BelievesOldCopies
+    ),
+    "half of a request is visible": _mutant("requests are atomic", machine_class=ShowsHalf),
+    "compaction takes the living": _mutant("the past does not change", machine_class=ForgetsTheLiving),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet() -> None:
+    silence_logging()
+
+
+def finds(mutant: Mutant, seed: int) -> bool:
+    options = draw_options(seed)
+    if mutant.kinds:
+        options = Options(seed=seed, mean_gap_s=dict.fromkeys(mutant.kinds, 5.0))
+    outcome = Simulation(options, member_class=mutant.member_class).run()
+    return outcome.rule in mutant.rules
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_rule_finds_who_breaks_it(name: str) -> None:
+    assert any(finds(MUTANTS[name], seed) for seed in range(1, 1 + MAX_SEEDS)), f"not found with {MAX_SEEDS} seeds"
+
+
+def test_code_that_does_not_end_is_a_defect_with_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "LIMIT_S", 1.5)
+    member_class = type("MutantMember", (RunningMember,), {"raft_class": GoesRoundForEver})
+    outcome = Simulation(Options(seed=1, fault_phase_s=20.0), member_class=member_class).run()
+    assert outcome.rule == "no defect"
+    assert "does not come to an end in" in outcome.text
+
+
+def test_steps_of_the_membership_keep_a_majority_in_common() -> None:
+    three = ConfState(frozenset({1, 2, 3}))
+    joint = change(three, REPLACEMENT)
+    after = leave_joint(joint)
+    assert joint.joint
+    assert not bad_step(three, joint)
+    assert not bad_step(joint, after)
+    assert bad_step(three, after) == "several voters change at once"
+    assert bad_step(joint, three) == "the joint phase ends otherwise"
+    assert bad_step(after, joint) == "the old voters have no say"
+
+
+def test_a_group_of_keys_is_there_as_a_whole_or_not_at_all() -> None:
+    kvs = [kv_pb2.KeyValue(key=b"m%d" % number, value=b"x", mod_revision=7) for number in range(3)]
+    assert seen_together(3, kvs) == ("x", 7)
+    assert seen_together(3, []) is None
+    with pytest.raises(Violation, match="requests are atomic"):
+        seen_together(3, kvs[:2])
+    kvs[1].value = b"y"
+    with pytest.raises(Violation, match="requests are atomic"):
+        seen_together(3, kvs)
+
+
+def test_the_past_is_remembered() -> None:
+    past = Past()
+    kv = kv_pb2.KeyValue(key=b"k", value=b"x", create_revision=3, mod_revision=5, version=2)
+    past.saw(5, rpc_pb2.RangeResponse(kvs=[kv]))
+    past.saw(5, rpc_pb2.RangeResponse(kvs=[kv]))
+    with pytest.raises(Violation, match="as of revision 5 these keys differ"):
+        past.saw(5, rpc_pb2.RangeResponse())
+    with pytest.raises(Violation, match="version 2"):
+        past.saw(4, rpc_pb2.RangeResponse(kvs=[kv]))
+    with pytest.raises(Violation, match="compacted"):
+        past.refused(5, "etcdserver: mvcc: required revision has been compacted")
+    past.compacted = 6
+    past.refused(5, "etcdserver: mvcc: required revision has been compacted")
