@@ -398,3 +398,24 @@ def test_blocking_appends_keep_their_place_among_the_others(tmp_path: Path) -> N
         wal.close()
 
     run(main)
+
+
+def test_a_group_beyond_the_end_of_its_segment_may_have_lost_its_padding(tmp_path: Path) -> None:
+    """A crash in the middle of a write that makes the file longer leaves the group whole and the file unaligned."""
+    wal = Wal.open(tmp_path / "before", identity=IDENTITY, segment_bytes=8192)
+    wal.append_blocking(HardState(1, 7, 0), entries(1, 3, 1))
+    wal.append_blocking(None, entries(4, 40, 1, padding=300))
+    before = contents(wal)
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    for segment in sorted((tmp_path / "before").glob("*.wal")):
+        (crashed / segment.name).write_bytes(segment.read_bytes())
+    wal.close()
+    newest = crashed / segment.name
+    whole = newest.read_bytes()
+    newest.write_bytes(whole.rstrip(b"\0"))
+    assert 8192 < newest.stat().st_size < len(whole)
+    for _ in range(2):
+        wal = Wal.open(crashed, identity=IDENTITY, segment_bytes=8192)
+        assert contents(wal) == before
+        wal.close()

@@ -117,6 +117,7 @@ class Client:
         self._inputs: dict[str, Hashable] = {}  # by key, of the request under way
         self._settle: Callable[[bytes], dict[str, Hashable]] = _nothing
         self._asked_past = 0  # the revision that was asked for
+        self._told_before = 0  # the newest revision that anybody had been told of when the request began
 
     # Asking
 
@@ -135,6 +136,7 @@ class Client:
         assert node.life is not None
         self.asked += 1
         self._invoke_ns = workload.world.now_ns
+        self._told_before = workload.told_revision
         request = self.request = Request(node.life, self._told)
         kind, body = self._draw(request, node)
         workload.trace.count("requests")
@@ -352,6 +354,8 @@ class Client:
         self.request = None
         try:
             outputs = {} if body is None else self._settle(body)
+            if body is not None:
+                self._check_revision(body)
             if body is None and self._asked_past:
                 workload.past.refused(self._asked_past, problem)
         except Violation as violation:
@@ -367,6 +371,17 @@ class Client:
         else:
             self._give_up()
         self._pause()
+
+    def _check_revision(self, body: bytes) -> None:
+        """Whoever asks after an answer is told of a state no older than that one's, whatever the keys."""
+        revision = rpc_pb2.CompactionResponse.FromString(body).header.revision  # field 1 of every answer
+        if revision < self._told_before:
+            raise Violation(
+                "nobody is answered from the past",
+                f"client {self.number} is told of revision {revision}; before it asked, somebody was told of "
+                f"{self._told_before}",
+            )
+        self._workload.told_revision = max(self._workload.told_revision, revision)
 
     def _lose_patience(self, request: Request) -> None:
         if request is self.request:
@@ -417,6 +432,7 @@ class Workload:
         self.past = Past()
         self.open = True
         self.answered = 0
+        self.told_revision = 0
         self.history: list[Operation] = []
         self.clients = [Client(self, number) for number in range(options.clients)]
 

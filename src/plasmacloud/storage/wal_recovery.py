@@ -307,9 +307,10 @@ def _settle(file: DiskFile, data: bytes, start: int, end: int) -> None:
 
     A process that died between a write and its sync leaves both in the page cache, where its successor reads them. All
     groups but the last one had been synced. That one is written once more, because pages whose sync has failed count as
-    clean from then on, and no other sync would carry them to the disk.
+    clean from then on, and no other sync would carry them to the disk. A group that is longer than a segment makes the
+    file longer; of its end, which is padding, a crash may have left less.
     """
-    if file.pwritev([data[start:end]], start) != end - start:
+    if file.pwritev([data[start:end].ljust(end - start, b"\0")], start) != end - start:
         raise StorageError(f"the disk did not take {end - start} bytes at byte {start}")
     file.fdatasync()
 
