@@ -17,9 +17,11 @@ import msgspec
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.state import StateRole
 from plasmacloud.sim.trace import Trace
+from plasmacloud.storage.entry import EntryKind
 
 if TYPE_CHECKING:
     from plasmacloud.chainfire.running_member import RunningMember
+    from plasmacloud.raft.log import RaftLog
     from plasmacloud.raft.raft import Raft
 
 _HASH_EVERY = 64  # the whole state is compared at every so manieth index; its running checksum at all
@@ -137,9 +139,29 @@ class Observer:
                 "only the leader of the term is followed",
                 f"{member_id:x} acknowledges entries to {leader:x}, which does not lead term {term}",
             )
+        self._check_acknowledged(member_id, term, index, leader)
         promise = self._promises.setdefault(member_id, Promise())
         if (term, index) > (promise.acknowledged_term, promise.acknowledged):
             promise.acknowledged_term, promise.acknowledged = term, index
+
+    def _check_acknowledged(self, member_id: int, term: int, index: int, leader: int) -> None:
+        member, leads = self._seen.get(member_id), self._seen.get(leader)
+        if member is None or leads is None:
+            return
+        own: RaftLog = member.member.raft.log  # type: ignore[attr-defined]
+        other: Raft = leads.member.raft  # type: ignore[attr-defined]
+        if own.durable < index:
+            raise Violation(
+                "what was acknowledged is durable",
+                f"{member_id:x} acknowledges entry {index}, and {own.durable} is on its disk",
+            )
+        known = own.first_index <= index and other.log.first_index <= index <= other.log.last_index
+        if other.term == term and other.role is StateRole.LEADER and known and other.log.term(index) != own.term(index):
+            raise Violation(
+                "what is acknowledged is what the leader has",
+                f"{member_id:x} acknowledges entry {index} with term {own.term(index)}, and the leader "
+                f"{leader:x} has it with term {other.log.term(index)}",
+            )
 
     def forgets(self, member_id: int) -> None:
         """The member's disk is gone, by a fault that the cluster has to bear."""
@@ -262,9 +284,21 @@ class Observer:
             self._check_applied(member, applied)
         if raft.conf is not seen.conf:
             self._check_conf(raft, seen)
-        if len(log.memberships) > 1 and list(log.memberships)[-2] > log.commit:
-            raise Violation("one change of the membership at a time", f"{raft.id:x} has {list(log.memberships)}")
+        if log.memberships:
+            self._check_memberships(raft)
         seen.term, seen.role, seen.commit, seen.applied = raft.term, raft.role, log.commit, applied
+
+    def _check_memberships(self, raft: "Raft") -> None:
+        log = raft.log
+        known = list(log.memberships)
+        if len(known) > 1 and known[-2] > log.commit:
+            raise Violation("one change of the membership at a time", f"{raft.id:x} has {known}")
+        sound = known == sorted(set(known)) and log.applied < known[0] and known[-1] <= log.last_index
+        if not sound or any(log.entries(i, i + 1, 1)[0].kind is not EntryKind.MEMBERSHIP for i in known):
+            raise Violation(
+                "a log knows its changes of the membership",
+                f"{raft.id:x}, applied {log.applied}, last {log.last_index}, takes {known} for them",
+            )
 
     def _check_term(self, raft: "Raft", seen: Seen) -> None:
         """A term begins with a candidate, who stands because a majority would vote for it, or because it was told to.
