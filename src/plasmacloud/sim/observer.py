@@ -21,7 +21,6 @@ from plasmacloud.storage.entry import EntryKind
 
 if TYPE_CHECKING:
     from plasmacloud.chainfire.running_member import RunningMember
-    from plasmacloud.raft.log import RaftLog
     from plasmacloud.raft.raft import Raft
 
 _HASH_EVERY = 64  # the whole state is compared at every so manieth index; its running checksum at all
@@ -112,17 +111,24 @@ class Observer:
         """A member has told another that it would vote for it in a term that nobody has entered yet."""
         self._pre_votes.add((term, voter, candidate))
 
-    def stood(self, candidate: int, term: int, index: int) -> None:
-        """A candidate has asked for votes, for a log that ends at an index."""
+    def stood(self, candidate: int, term: int, index: int, transport: object = None) -> None:
+        """A candidate has asked for votes, for a log that ends at an index. ``transport``: by which."""
         self._terms.add(term)
         self._notice_vote(candidate)
-        seen = self._seen.get(candidate)
-        durable = index if seen is None else seen.member.raft.log.durable  # type: ignore[attr-defined]
-        if durable < index:
+        raft = self._speaker(candidate, transport)
+        if raft is not None and raft.log.durable < index:
             raise Violation(
                 "votes are asked for a log that is durable",
-                f"{candidate:x} asks in term {term} with a log up to {index}, of which {durable} is on the disk",
+                f"{candidate:x} asks in term {term} with a log up to {index}, of which {raft.log.durable} is on disk",
             )
+
+    def _speaker(self, member_id: int, transport: object) -> "Raft | None":
+        """The life of a member that has this transport, unless it was not looked at yet."""
+        seen = self._seen.get(member_id)
+        if seen is None:
+            return None
+        member: RunningMember = seen.member  # type: ignore[assignment]
+        return member.raft if member.replica.transport is transport else None
 
     def _notice_vote(self, member_id: int) -> None:
         if self.on_vote and (on_vote := self.on_vote.pop(member_id, None)) is not None:
@@ -132,34 +138,37 @@ class Observer:
         """The leader of a term hands over to a member."""
         self._heirs.add((term, member_id))
 
-    def acknowledged(self, member_id: int, term: int, index: int, leader: int) -> None:
-        """A member has told the leader of a term that it has everything up to an index."""
+    def acknowledged(self, member_id: int, term: int, index: int, leader: int, transport: object = None) -> None:
+        """A member has told the leader of a term that it has everything up to an index. ``transport``: by which."""
         if self.leaders.get(term) != leader:
             raise Violation(
                 "only the leader of the term is followed",
                 f"{member_id:x} acknowledges entries to {leader:x}, which does not lead term {term}",
             )
-        self._check_acknowledged(member_id, term, index, leader)
+        raft = self._speaker(member_id, transport)
+        if raft is not None:
+            self._check_acknowledged(raft, term, index, leader)
         promise = self._promises.setdefault(member_id, Promise())
         if (term, index) > (promise.acknowledged_term, promise.acknowledged):
             promise.acknowledged_term, promise.acknowledged = term, index
 
-    def _check_acknowledged(self, member_id: int, term: int, index: int, leader: int) -> None:
-        member, leads = self._seen.get(member_id), self._seen.get(leader)
-        if member is None or leads is None:
-            return
-        own: RaftLog = member.member.raft.log  # type: ignore[attr-defined]
-        other: Raft = leads.member.raft  # type: ignore[attr-defined]
+    def _check_acknowledged(self, raft: "Raft", term: int, index: int, leader: int) -> None:
+        own, leads = raft.log, self._seen.get(leader)
+        if raft.term != term:
+            return  # said to a leader of the past about what was in the log then, and no matter since
         if own.durable < index:
             raise Violation(
                 "what was acknowledged is durable",
-                f"{member_id:x} acknowledges entry {index}, and {own.durable} is on its disk",
+                f"{raft.id:x} acknowledges entry {index}, and {own.durable} is on its disk",
             )
+        if leads is None:
+            return
+        other: Raft = leads.member.raft  # type: ignore[attr-defined]
         known = own.first_index <= index and other.log.first_index <= index <= other.log.last_index
         if other.term == term and other.role is StateRole.LEADER and known and other.log.term(index) != own.term(index):
             raise Violation(
                 "what is acknowledged is what the leader has",
-                f"{member_id:x} acknowledges entry {index} with term {own.term(index)}, and the leader "
+                f"{raft.id:x} acknowledges entry {index} with term {own.term(index)}, and the leader "
                 f"{leader:x} has it with term {other.log.term(index)}",
             )
 
