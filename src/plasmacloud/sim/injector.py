@@ -239,7 +239,7 @@ class Injector:
                     del others[fault.pick // 2 % len(others)]
                 ways = [(leader.name, other) for other in others]
                 cut[leader.name] = self._block(fault, ways + [(there, here) for here, there in ways])
-                flood(leader, round(30 * fault.amount))
+                self._flood(leader, round(40 * fault.amount), step_ns // 2)
             cluster.world.after(step_ns, step)
 
         def take_back() -> None:
@@ -254,6 +254,11 @@ class Injector:
 
         step()
         return end
+
+    def _flood(self, node: Node, writes: int, for_ns: int) -> None:
+        """Give a member writes of which nobody wants to know more: one entry of the log each."""
+        for number in range(writes):
+            self._cluster.world.after(number * for_ns // writes, write_aside, node, number)
 
     def _rift(self, fault: Fault) -> Callable[[], None]:
         """While members disagree about who has a say: the leader is left with a majority of the newest members, or the
@@ -483,11 +488,9 @@ class _Nobody:
         """It was not, or nobody knows."""
 
 
-def flood(node: Node, writes: int) -> None:
-    """Give a member many writes at once, of which nobody wants to know more."""
+def write_aside(node: Node, number: int) -> None:
+    """Let a member write something that no client asks for."""
     member, life = node.member, node.life
-    if member is None or life is None:
-        return
-    for number in range(writes):
+    if member is not None and life is not None:
         body = rpc_pb2.PutRequest(key=b"flood", value=b"%d" % number).SerializeToString()
         life.loop.enter(member.replica.submit, CommandKind.PUT, body, _Nobody())

@@ -110,17 +110,24 @@ class Observer:
         """A member has told another that it would vote for it in a term that nobody has entered yet."""
         self._pre_votes.add((term, voter, candidate))
 
-    def stood(self, candidate: int, term: int, index: int) -> None:
-        """A candidate has asked for votes, for a log that ends at an index."""
+    def stood(self, candidate: int, term: int, index: int, transport: object = None) -> None:
+        """A candidate has asked for votes, for a log that ends at an index. ``transport``: by which."""
         self._terms.add(term)
         self._notice_vote(candidate)
-        seen = self._seen.get(candidate)
-        durable = index if seen is None else seen.member.raft.log.durable  # type: ignore[attr-defined]
-        if durable < index:
+        raft = self._speaker(candidate, transport)
+        if raft is not None and raft.log.durable < index:
             raise Violation(
                 "votes are asked for a log that is durable",
-                f"{candidate:x} asks in term {term} with a log up to {index}, of which {durable} is on the disk",
+                f"{candidate:x} asks in term {term} with a log up to {index}, of which {raft.log.durable} is on disk",
             )
+
+    def _speaker(self, member_id: int, transport: object) -> "Raft | None":
+        """The life of a member that has this transport, unless it was not looked at yet."""
+        seen = self._seen.get(member_id)
+        if seen is None:
+            return None
+        member: RunningMember = seen.member  # type: ignore[assignment]
+        return member.raft if member.replica.transport is transport else None
 
     def _notice_vote(self, member_id: int) -> None:
         if self.on_vote and (on_vote := self.on_vote.pop(member_id, None)) is not None:
@@ -130,13 +137,16 @@ class Observer:
         """The leader of a term hands over to a member."""
         self._heirs.add((term, member_id))
 
-    def acknowledged(self, member_id: int, term: int, index: int, leader: int) -> None:
-        """A member has told the leader of a term that it has everything up to an index."""
+    def acknowledged(self, member_id: int, term: int, index: int, leader: int, transport: object = None) -> None:
+        """A member has told the leader of a term that it has everything up to an index. ``transport``: by which."""
         if self.leaders.get(term) != leader:
             raise Violation(
                 "only the leader of the term is followed",
                 f"{member_id:x} acknowledges entries to {leader:x}, which does not lead term {term}",
             )
+        raft = self._speaker(member_id, transport)
+        if raft is not None:
+            self._check_acknowledged(raft, term, index, leader)
         self._counts(member_id, term, index)
 
     def _counts(self, member_id: int, term: int, index: int) -> None:
@@ -144,6 +154,26 @@ class Observer:
         promise = self._promises.setdefault(member_id, Promise())
         if (term, index) > (promise.acknowledged_term, promise.acknowledged):
             promise.acknowledged_term, promise.acknowledged = term, index
+
+    def _check_acknowledged(self, raft: "Raft", term: int, index: int, leader: int) -> None:
+        own, leads = raft.log, self._seen.get(leader)
+        if raft.term != term:
+            return  # said to a leader of the past about what was in the log then, and no matter since
+        if own.durable < index:
+            raise Violation(
+                "what was acknowledged is durable",
+                f"{raft.id:x} acknowledges entry {index}, and {own.durable} is on its disk",
+            )
+        if leads is None:
+            return
+        other: Raft = leads.member.raft  # type: ignore[attr-defined]
+        known = own.first_index <= index and other.log.first_index <= index <= other.log.last_index
+        if other.term == term and other.role is StateRole.LEADER and known and other.log.term(index) != own.term(index):
+            raise Violation(
+                "what is acknowledged is what the leader has",
+                f"{raft.id:x} acknowledges entry {index} with term {own.term(index)}, and the leader "
+                f"{leader:x} has it with term {other.log.term(index)}",
+            )
 
     def forgets(self, member_id: int) -> None:
         """The member's disk is gone, by a fault that the cluster has to bear."""
@@ -273,9 +303,20 @@ class Observer:
             self._check_applied(member, applied)
         if raft.conf is not seen.conf:
             self._check_conf(raft, seen)
-        if len(log.memberships) > 1 and list(log.memberships)[-2] > log.commit:
-            raise Violation("one change of the membership at a time", f"{raft.id:x} has {list(log.memberships)}")
+        if log.memberships:
+            self._check_memberships(raft)
         seen.term, seen.role, seen.commit, seen.applied = raft.term, raft.role, log.commit, applied
+
+    def _check_memberships(self, raft: "Raft") -> None:
+        log = raft.log
+        known = list(log.memberships)
+        if len(known) > 1 and known[-2] > log.commit:
+            raise Violation("one change of the membership at a time", f"{raft.id:x} has {known}")
+        if known != sorted(set(known)) or not log.applied < known[0] <= known[-1] <= log.last_index:
+            raise Violation(
+                "a log knows its changes of the membership",
+                f"{raft.id:x}, applied {log.applied}, last {log.last_index}, takes {known} for them",
+            )
 
     def _check_term(self, raft: "Raft", seen: Seen) -> None:
         """A term begins with a candidate, who stands because a majority would vote for it, or because it was told to.

@@ -207,6 +207,7 @@ def _draw_workload(rng: random.Random) -> WorkloadOptions:
         clients=rng.choice((1, 3, 4, 6)),
         keys=rng.choice((1, 3, 6)),
         think_s=rng.choice((0.1, 0.3, 0.5, 1.0)),
+        patience_s=rng.choice((2.0, 8.0)),  # shorter or longer than that of the member which was asked
         weights=rng.choice(
             (
                 (30, 30, 8, 25, 6, 1),

@@ -65,9 +65,9 @@ class WatchedTransport(PeerTransport):
                 observer.voted(sender, term, to)
         elif kind == MessageType.APPEND_RESPONSE:
             if granted:
-                observer.acknowledged(sender, term, index, to)
+                observer.acknowledged(sender, term, index, to, self)
         elif kind == MessageType.VOTE:
-            observer.stood(sender, term, index)
+            observer.stood(sender, term, index, self)
             return  # no promise: the term may not be durable yet
         elif kind == MessageType.TIMEOUT_NOW:
             observer.told_to_stand(to, term)
