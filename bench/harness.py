@@ -198,6 +198,12 @@ def process_cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS_PER_S
 
 
+def process_rss_mib(pid: int) -> float:
+    """Memory of a process that is resident (``man 5 proc``, statm)."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 def percentile(ordered: Sequence[float], share: float) -> float:
     """Nearest-rank percentile of sorted values; NaN when there are none."""
     if not ordered:
