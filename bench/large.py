@@ -28,9 +28,11 @@ from bench.harness import (
     HOST,
     BenchError,
     Cluster,
+    Memory,
     Sample,
     busy_machine,
     call,
+    memory_of,
     percentile,
     process_cpu_s,
     running,
@@ -51,14 +53,6 @@ _QUIET_CPU_SHARE = 0.25  # of one core, all nodes together: they do nothing that
 _QUIET_DEADLINE_S = 90.0
 _POLL_S = 0.02
 STATUS = "/etcdserverpb.Maintenance/Status"
-
-
-class Memory(msgspec.Struct, frozen=True):
-    """Of all nodes together, in MiB."""
-
-    resident: float
-    anonymous: float
-    """What is the process's own, without pages of mapped files."""
 
 
 class Store(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,18 +131,6 @@ def costs(cluster: Cluster, keys: int, requests: int, rounds: int) -> dict[str, 
     return found
 
 
-def memory_of(pid: int) -> Memory:
-    """See ``man 5 proc``, status."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if "kB" in rest}
-    return Memory(kib["VmRSS"] / 1024, kib["RssAnon"] / 1024)
-
-
-def memory(cluster: Cluster) -> Memory:
-    each = [memory_of(node.pid) for node in cluster.nodes]
-    return Memory(sum(m.resident for m in each), sum(m.anonymous for m in each))
-
-
 def disk_mib(cluster: Cluster, directory: Path) -> dict[str, float]:
     """What is allocated for the data of all nodes, by the name of the entry below the data directory (and one more)."""
     found: dict[str, float] = {}
@@ -201,7 +183,7 @@ async def _status(port: int) -> rpc_pb2.StatusResponse:
 def measure(cluster: Cluster, directory: Path, *, keys: int, small: int, requests: int, rounds: int) -> Store:
     """All there is to know about one system."""
     port = cluster.ports[cluster.leader].client
-    empty = memory(cluster)
+    empty = cluster.memory()
     uvloop.run(fill(port, 0, small))
     few = costs(cluster, small, requests, rounds)
     cpu_s, started = sum(process_cpu_s(node.pid) for node in cluster.nodes), time.monotonic()
@@ -209,7 +191,7 @@ def measure(cluster: Cluster, directory: Path, *, keys: int, small: int, request
     fill_s = time.monotonic() - started
     fill_cpu_s = cluster.cpu_s() - cpu_s
     settle(cluster)
-    full, disk = memory(cluster), disk_mib(cluster, directory)
+    full, disk = cluster.memory(), disk_mib(cluster, directory)
     many = costs(cluster, keys, requests, rounds)
     if cluster.find_leader() != cluster.leader:
         raise BenchError(f"{cluster.system}: leadership moved during the run; the machine is too busy to measure")

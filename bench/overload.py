@@ -28,7 +28,7 @@ from statistics import median
 import msgspec
 import uvloop
 
-from bench.harness import HOST, BenchError, Cluster, busy_machine, call, percentile, process_rss_mib, running
+from bench.harness import HOST, BenchError, Cluster, Memory, busy_machine, call, percentile, running
 from bench.kv import TXN
 from bench.open_load import TIMEOUT_S, OpenLoad, transaction
 from plasmacloud.base.errors import PlasmaError
@@ -64,7 +64,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     """Of one core."""
     leader_changes: int
     """Terms that passed during the level."""
-    rss_mib: list[float]
+    memory: list[Memory]
     """Of all nodes together: before, then at even intervals, the last one after the load."""
     recovered_p99_ms: float
     """Of single transactions right after the load has ended."""
@@ -74,17 +74,17 @@ class _Memory:
     """What the nodes occupy while a level runs: a thinned series, so that an hour is no longer than a minute."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._pids = [node.pid for node in cluster.nodes]
+        self._cluster = cluster
         self._every, self._calls = 1, 0
-        self.series_mib: list[float] = []
+        self.series: list[Memory] = []
         self.look()
 
     def look(self) -> None:
         self._calls += 1
         if self._calls % self._every == 0:
-            self.series_mib.append(sum(process_rss_mib(pid) for pid in self._pids))
-        if len(self.series_mib) >= 2 * MEMORY_SAMPLES:
-            self.series_mib = self.series_mib[::2]
+            self.series.append(self._cluster.memory())
+        if len(self.series) >= 2 * MEMORY_SAMPLES:
+            self.series = self.series[::2]
             self._every *= 2
 
 
@@ -170,7 +170,7 @@ async def _measure(cluster: Cluster, times: float, saturation_per_s: float, seco
         late_p99_ms=percentile(load.late.ordered(), 0.99),
         generator_cpu_share=generator_cpu_share,
         leader_changes=await _term(cluster) - term,
-        rss_mib=[*memory.series_mib, sum(process_rss_mib(node.pid) for node in cluster.nodes)],
+        memory=[*memory.series, cluster.memory()],
         recovered_p99_ms=percentile(sorted(singles), 0.99),
     )
 
@@ -186,18 +186,19 @@ def _pin(cluster: Cluster, cores: list[int]) -> None:
 _HEADER = (
     f"{'system':<10}{'load':>5}{'offered/s':>11}{'goodput/s':>11}{'of 1st':>8}{'refused/s':>11}{'failed':>8}"
     f"{'p50 ms':>8}{'p99 ms':>8}{'max ms':>8}{'refusal p99':>13}{'late p99':>10}{'gen CPU':>9}"
-    f"{'RSS MiB':>20}{'terms':>7}{'p99 after':>11}"
+    f"{'memory MiB':>20}{'resident':>10}{'terms':>7}{'p99 after':>11}"
 )
 
 
 def _print(level: Level, first: Level) -> None:
-    series = level.rss_mib
+    series = [each.anonymous for each in level.memory]
     memory = f"{series[0]:.0f} / {max(series):.0f} / {series[-1]:.0f}"
     print(
         f"{level.system:<10}{level.times_saturation:>4.0f}x{level.offered_per_s:>11.0f}{level.goodput_per_s:>11.0f}"
         f"{level.goodput_per_s / first.goodput_per_s:>8.0%}{level.refused_per_s:>11.0f}"
         f"{sum(level.failed.values()):>8}{level.p50_ms:>8.0f}{level.p99_ms:>8.0f}{level.max_ms:>8.0f}"
         f"{level.refusal_p99_ms:>13.0f}{level.late_p99_ms:>10.0f}{level.generator_cpu_share:>9.0%}{memory:>20}"
+        f"{max(each.resident for each in level.memory):>10.0f}"
         f"{level.leader_changes:>7}{level.recovered_p99_ms:>11.1f}   {level.failed or ''}",
         flush=True,
     )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from rpc_harness import Wire, headers, message, request, run
 
+from plasmacloud.base.pki import init_authority, issue
+from plasmacloud.base.tls import ClientTls, ServerTls, TlsFiles
+from plasmacloud.rpc.channel import Channel
 from plasmacloud.rpc.h2.frames import DATA, END_STREAM, HEADERS
 from plasmacloud.rpc.limits import Limits
+from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.server_connection import ServerConnection
 from plasmacloud.rpc.service import ServiceTable, Shedding, UnaryCall
 from plasmacloud.rpc.status import StatusCode
@@ -46,7 +53,7 @@ class Loop:
 class Crowd:
     """Connections of one server, and what it has handled, in order: (connection, stream)."""
 
-    def __init__(self, connections: int, limits: Limits | None = None) -> None:
+    def __init__(self, connections: int, limits: Limits) -> None:
         self.loop = Loop()
         self.turns = Turns(self.loop.call_soon, lambda: self.loop.now, BUDGET_S)
         self.handled: list[tuple[int, int]] = []
@@ -78,7 +85,10 @@ class Crowd:
             wire.lose()
 
 
-def on_crowd(connections: int, test: Callable[[Crowd], None], limits: Limits | None = None) -> None:
+PATIENT = Limits(max_line_s=1e9)  # that limit is about the real clock, and most tests are not
+
+
+def on_crowd(connections: int, test: Callable[[Crowd], None], limits: Limits = PATIENT) -> None:
     async def main() -> None:
         crowd = Crowd(connections, limits)
         test(crowd)
@@ -204,6 +214,59 @@ def test_a_client_that_does_not_read_is_not_read_either_when_its_turn_has_passed
     on_crowd(1, test)
 
 
+def test_whoever_is_no_client_waits_for_one_budget_at_most_whatever_clients_send() -> None:
+    """Heartbeats, ticks and finished disk writes are callbacks of the loop, as this beat is."""
+
+    def test(crowd: Crowd) -> None:
+        beats: list[float] = []
+
+        def beat() -> None:
+            beats.append(crowd.loop.now)
+            if len(crowd.handled) < 8000:
+                crowd.loop.call_soon(beat)
+
+        crowd.loop.call_soon(beat)
+        for connection in range(16):
+            crowd.send(connection, 500)
+        while not crowd.loop.idle:
+            crowd.loop.turn()
+        assert len(crowd.handled) == 8000
+        longest = max(later - earlier for earlier, later in pairwise(beats))
+        assert longest <= BUDGET_S + 2 * SHARE * COST_S
+
+    on_crowd(16, test)
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_over_real_sockets_everything_put_off_is_answered(tmp_path: Path, secured: bool) -> None:
+    """No budget at all: every share of every connection stands in line, and reading stops and goes on all the time."""
+    table = ServiceTable()
+    table.unary(UNARY, lambda call, body: call.reply(body))
+    init_authority(tmp_path)
+    issue(tmp_path, "server", ["127.0.0.1"])
+
+    async def main() -> None:
+        server = Server(table, limits=PATIENT)
+        tls = ServerTls(TlsFiles.of(tmp_path, "server")) if secured else None
+        host, port = await server.start("127.0.0.1", 0, tls=tls)
+        loop = asyncio.get_running_loop()
+        server.turns = Turns(loop.call_soon, loop.time, budget_s=0.0)
+        own = ClientTls(TlsFiles(authority=tmp_path / "ca.crt")) if secured else None
+        channels = [Channel(host, port, tls=own) for _ in range(4)]
+        try:
+            bodies = [b"%d" % number + b"x" * (number % 3000) for number in range(4000)]
+            calls = [channels[number % 4].unary(UNARY, body, timeout=20.0) for number, body in enumerate(bodies)]
+            assert await asyncio.gather(*calls) == bodies
+            assert server.turns.put_off > 4000 / SHARE / 2
+            assert len(server.turns) == 0
+        finally:
+            for channel in channels:
+                await channel.close()
+            await server.close(0)
+
+    run(main())
+
+
 @pytest.mark.parametrize("split", [False, True])
 def test_load_is_shed_without_a_look_at_the_body(split: bool) -> None:
     def test(crowd: Crowd) -> None:
@@ -230,7 +293,7 @@ def test_what_has_waited_for_too_long_is_shed() -> None:
         crowd.send(0, 500)
         wire = crowd.wires[0]
         wire.taken()
-        wire.connection.received_s -= 10.0  # on the connection's clock, which is the real one
+        wire.connection.received_s -= 2e6  # on the connection's clock, which is the real one
         crowd.loop.turn()
         refused = [frame for frame in wire.taken() if frame.kind == HEADERS and frame.flags & END_STREAM]
         assert len(crowd.handled) < 200
@@ -238,4 +301,4 @@ def test_what_has_waited_for_too_long_is_shed() -> None:
         crowd.send(0, 1, first=1001)
         assert crowd.handled[-1] == (0, 1001), "who comes now has not waited"
 
-    on_crowd(1, test, Limits(max_line_s=5.0))
+    on_crowd(1, test, Limits(max_line_s=1e6))
