@@ -11,7 +11,7 @@ from bench.harness import Row, Sample
 
 WIDTH = 880
 _LEFT, _GAP, _RIGHT = 120, 90, 70  # room for names, between the panels, for the last label
-_BAR, _SPACE, _TOP = 15, 14, 64
+_BAR, _SPACE, _TOP = 15, 14, 74
 _COLOURS = ("#7a8794", "#0b8a6f", "#b3541e", "#5b5fc7")
 _STYLE = """
     text { font: 12px system-ui, -apple-system, 'Segoe UI', sans-serif; fill: #1f2328 }
