@@ -53,6 +53,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_line_s: float = 0.1
     """Under load, connections are read in turns; what has waited for its turn for longer than this is refused where
     the service allows that (`Shedding`)."""
+    max_line_turns: int = 4
+    """But not before so many turns of the loop have passed: a process that stood still is not overloaded."""
 
 
 class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):

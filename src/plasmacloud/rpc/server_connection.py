@@ -115,6 +115,7 @@ class ServerConnection(Connection):
         self._patience = Patience(self.limits, self.received_s)
         self._turns = server.turns
         self._in_line = False  # for a turn, and not read meanwhile
+        self._arrived_in = 0  # the turn in which what is handled now has arrived
         self._late = False  # what is handled now has stood in line for too long
         self._writing_paused = False
         self._handshake: asyncio.TimerHandle | None = None
@@ -209,6 +210,7 @@ class ServerConnection(Connection):
     def handle_received(self) -> None:
         if self._in_line:  # the transport had more than it was asked for
             return
+        self._arrived_in = self._turns.number
         if self._turns.may_begin():
             super().handle_received()
         else:
@@ -232,7 +234,10 @@ class ServerConnection(Connection):
         self._in_line = False
         if self.failed or self.transport is None:
             return
-        self._late = self.loop.time() - self.received_s > self.limits.max_line_s
+        self._late = (
+            self._turns.number - self._arrived_in >= self.limits.max_line_turns
+            and self.loop.time() - self.received_s > self.limits.max_line_s
+        )
         super().handle_received()
         self._late = False
         if not self._in_line:

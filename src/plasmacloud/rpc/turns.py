@@ -42,6 +42,8 @@ class Turns:
         self._until: float | None = None  # the end of this turn's budget; None: nothing was spent of it
         self.put_off = 0
         """How often a connection had to stand in line."""
+        self.number = 0
+        """Turns begun with somebody in line."""
 
     def __len__(self) -> int:
         """Connections in line."""
@@ -75,6 +77,7 @@ class Turns:
         if not line:
             self._until = None
             return
+        self.number += 1
         until = self._until = self._clock() + self._budget_s
         self._call_soon(self._turn)
         while line:
