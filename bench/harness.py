@@ -45,6 +45,14 @@ class Ports(msgspec.Struct, frozen=True):
     peer: int
 
 
+class Memory(msgspec.Struct, frozen=True):
+    """Of one process or of several, in MiB."""
+
+    resident: float
+    anonymous: float
+    """What is the process's own, without pages of mapped files."""
+
+
 class Cluster:
     """Three server processes of one system on loopback, with their data under one directory."""
 
@@ -68,6 +76,11 @@ class Cluster:
     def cpu_s(self) -> float:
         """CPU time that the node processes have used so far, user and system."""
         return sum(process_cpu_s(node.pid) for node in self.nodes)
+
+    def memory(self) -> Memory:
+        """Of all nodes together, now."""
+        each = [memory_of(node.pid) for node in self.nodes]
+        return Memory(sum(m.resident for m in each), sum(m.anonymous for m in each))
 
     def idle_cpu_share(self, seconds: float = 1.0) -> float:
         """Share of one core that the nodes together use while nobody asks them anything."""
@@ -196,6 +209,13 @@ def process_cpu_s(pid: int) -> float:
     """User and system time of a process and its threads (``man 5 proc``, fields 14 and 15 of stat)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS_PER_S
+
+
+def memory_of(pid: int) -> Memory:
+    """See ``man 5 proc``, status."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines) if "kB" in rest}
+    return Memory(kib["VmRSS"] / 1024, kib["RssAnon"] / 1024)
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

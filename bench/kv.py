@@ -1,6 +1,7 @@
 """Replicated puts and reads: ChainFire beside etcd, three nodes each, durable on each.
 
-Run: ``python -m bench kv [--full] [--target etcd|chainfire|both] [--generator h2load|channel] [--json FILE]``.
+Run: ``python -m bench kv [--full] [--target etcd|chainfire|both] [--generator h2load|channel] [--json FILE]
+[--svg FILE]``.
 
 Every request goes to the leader over up to four connections. Two generators, because a generator can be wrong:
 ``h2load`` repeats one prepared request and costs little CPU; ``channel`` is our own gRPC client with 100 000 random
@@ -11,6 +12,7 @@ exactly the number of requests.
 
 import argparse
 import asyncio
+import os
 import random
 import re
 import resource
@@ -25,6 +27,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from bench import chart
 from bench.harness import (
     HOST,
     BenchError,
@@ -164,10 +167,11 @@ def drive_channel(cluster: Cluster, operation: Operation, in_flight: int, reques
         operation.request(number, b"bench/%010d" % random.randrange(RANDOM_KEYS))
         for number in range(min(requests, 20_000))
     ]
-    return uvloop.run(_drive_channel(cluster.ports[cluster.leader].client, drawn, in_flight, requests))
+    return uvloop.run(drive_requests(cluster.ports[cluster.leader].client, drawn, in_flight, requests))
 
 
-async def _drive_channel(port: int, drawn: list[tuple[str, bytes]], in_flight: int, requests: int) -> Load:
+async def drive_requests(port: int, drawn: list[tuple[str, bytes]], in_flight: int, requests: int) -> Load:
+    """Requests in turn over several connections. Raises `RpcError` at the first one that fails."""
     channels = [Channel(HOST, port) for _ in range(min(MAX_CONNECTIONS, in_flight))]
     latencies_ms: list[float] = []
     numbers = iter(range(requests))
@@ -281,6 +285,7 @@ def main() -> None:
         "--directory", type=Path, help="where the data goes: a real disk, not tmpfs (default: the temporary directory)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all samples to FILE")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the medians at the most in flight to FILE")
     arguments = parser.parse_args()
     rounds = arguments.rounds or (5 if arguments.full else 1)
     seconds = arguments.seconds or (3.0 if arguments.full else 1.0)
@@ -311,6 +316,11 @@ def main() -> None:
         if arguments.json is not None:
             settings = {"rounds": rounds, "seconds": seconds, "value_bytes": VALUE_BYTES, "generators": generators}
             write_json(arguments.json, rows, clusters, settings)
+        if arguments.svg is not None:
+            note = f"three nodes each on one machine of {os.cpu_count()} cores, durable; generator {rows[0].generator}"
+            note += f", median of {rounds} x {seconds:g} s, {VALUE_BYTES}-byte values"
+            versions = {cluster.system: cluster.version for cluster in clusters}
+            arguments.svg.write_text(chart.draw(rows, versions, note))
 
 
 def _choose_generators(wanted: str | None, *, full: bool) -> list[str]:

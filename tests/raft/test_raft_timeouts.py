@@ -56,6 +56,26 @@ def test_changing_the_timeouts_again_and_again_puts_no_election_off() -> None:
         assert ticks < 80
 
 
+def test_time_in_which_a_follower_did_not_run_is_no_evidence_against_the_leader() -> None:
+    raft = follower(election_ticks=30)
+    for _ in range(25):
+        raft.tick(missed=20)
+    assert raft.role is StateRole.FOLLOWER
+
+
+def test_a_leader_that_did_not_run_for_a_while_makes_up_for_the_heartbeats_and_nothing_else() -> None:
+    cluster = group(THREE)
+    leader = cluster.elect(1)
+    leader.tick()
+    assert not leader.has_ready()
+    leader.tick(missed=leader.config.heartbeat_ticks)
+    assert {m.to for m in leader.ready().messages if m.type is M.HEARTBEAT} == {2, 3}
+    cluster.isolate(2, 3)
+    for _ in range(leader.config.election_ticks - 3):
+        leader.tick(missed=leader.config.election_ticks)
+    assert leader.role is StateRole.LEADER, "nobody had a chance to be heard meanwhile"
+
+
 def test_a_leader_takes_over_new_timeouts() -> None:
     cluster = group(THREE)
     leader = cluster.elect(1)

@@ -21,6 +21,7 @@ from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.server_connection import ServerConnection
 from plasmacloud.rpc.service import ServiceTable, StreamCall, UnaryCall
 from plasmacloud.rpc.status import RpcError, StatusCode
+from plasmacloud.rpc.turns import Turns
 
 
 def run(main: Coroutine[Any, Any, Any], *, seconds: float = 30) -> Any:
@@ -100,7 +101,9 @@ class Wire:
 
     def __init__(self, table: ServiceTable, limits: Limits | None = None, *, greet: bool = True) -> None:
         self.server = Server(table, limits=limits)
-        self.server.wheel = DeadlineWheel(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self.server.wheel = DeadlineWheel(loop)
+        self.server.turns = Turns(loop.call_soon, loop.time, budget_s=float("inf"))
         self.connection = ServerConnection(self.server)
         self.transport = FakeTransport()
         self.connection.connection_made(self.transport)

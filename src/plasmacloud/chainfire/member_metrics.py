@@ -67,6 +67,7 @@ class MemberMetrics:
         yield _count(
             "plasma_chainfire_overload_refusals", "Requests refused because of load", replica.tally.overload_refusals
         )
+        yield _gauge("plasma_chainfire_commands_limit", "Commands above it are refused", replica.commands_limit)
         yield latency_family(
             "plasma_chainfire_command_duration_seconds",
             "From the arrival of a command to its execution: the oldest command of each entry",
@@ -89,6 +90,8 @@ class MemberMetrics:
         yield _count("etcd_network_client_grpc_sent_bytes", "To clients", totals.bytes_sent)
         yield _count("plasma_rpc_requests", "Requests that clients began", totals.requests)
         yield _count("plasma_rpc_refused", "Calls refused before they began", totals.refused)
+        yield _count("plasma_rpc_shed", "Calls refused because of load, their bodies unseen", totals.shed)
+        yield _count("plasma_rpc_put_off", "Times that a connection had to wait for its turn", totals.put_off)
         yield _count("plasma_rpc_connections_accepted", "Connections of clients so far", totals.connections)
         yield _count("plasma_rpc_connections_refused", "Connections above the limit", totals.connections_refused)
         yield _gauge("plasma_rpc_connections", "Connections of clients now", open_now)

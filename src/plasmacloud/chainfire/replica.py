@@ -15,6 +15,7 @@ checkpoints; the log is shortened only behind a finished checkpoint.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
@@ -55,6 +56,7 @@ from plasmacloud.storage.wal import Wal
 _SINGLE_BYTES = 1024  # an entry of more than this holds more than one command, or a large one
 _PATIENCE_S = 0.9  # without a leader, requests wait for this long (or three election timeouts) before they are refused
 _EXPIRE_TICKS = 5
+_READS_S = 0.005  # answering reads yields to heartbeats after this long
 
 T = TypeVar("T")
 
@@ -110,6 +112,7 @@ class Replica:
         self._changes = self._lane(change_origin(self.member_id), data.incarnation, batch_bytes=0)
         self._lanes = (self._writes, self._changes)
         self._reads: ReadQueue[ReadWaiter] = ReadQueue(first_context=data.incarnation)
+        self._answerable: deque[ReadWaiter] = deque()  # reads for which the local state is new enough
         self._proposer = self.proposer_class(self, self._writes, self._changes)
         self._applier = Applier(self, self._writes, self._changes)
         self.care = MemberCare(self)
@@ -166,19 +169,29 @@ class Replica:
         if self._stopping or self._leaderless:
             waiter.fail(StatusCode.UNAVAILABLE, STOPPING if self._stopping else NO_LEADER)
             return
-        if len(self._reads) >= self.config.max_inflight_commands:
-            self.tally.overload_refusals += 1
+        if self.sheds_read():
             waiter.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
             return
         self._reads.submit(waiter, self._loop.time() + self.config.request_timeout_s)
         self.wake()
 
     def sheds_command(self) -> bool:
-        """Whether a write would be refused now because of load: to be asked before anything is done about it."""
+        """Whether a write is refused now because of load: to be asked before anything is done about it."""
         if full := self._writes.queue.full:
             self._admission.refused(self._loop.time())
             self.tally.overload_refusals += 1
         return full
+
+    def sheds_read(self) -> bool:
+        """Whether a linearizable read is refused now because of load."""
+        if full := len(self._reads) >= self.config.max_inflight_commands:
+            self.tally.overload_refusals += 1
+        return full
+
+    @property
+    def commands_limit(self) -> int:
+        """How many commands of this member's clients may wait now."""
+        return self._writes.queue.max_commands
 
     @property
     def stopping(self) -> bool:
@@ -247,8 +260,9 @@ class Replica:
                 waiter.fail(StatusCode.UNAVAILABLE, STOPPING)
             for waiter in lane.queue.abandon():
                 waiter.fail(StatusCode.UNAVAILABLE, TIMED_OUT)
-        for read in self._reads.abandon():
+        for read in (*self._reads.abandon(), *self._answerable):
             read.fail(StatusCode.UNAVAILABLE, STOPPING)
+        self._answerable.clear()
         self._running = False
         if self._tick_handle is not None:
             self._tick_handle.cancel()
@@ -260,7 +274,7 @@ class Replica:
 
     def pending(self) -> tuple[int, int]:
         """Commands and reads of this member's clients that are not answered."""
-        return sum(len(lane.queue) for lane in self._lanes), len(self._reads)
+        return sum(len(lane.queue) for lane in self._lanes), len(self._reads) + len(self._answerable)
 
     # Events: each leaves its mark and wakes the pump
 
@@ -317,10 +331,12 @@ class Replica:
             return
         now = self._loop.time()
         # A tick that comes late is one tick: time in which this process did not run is no evidence against the leader.
-        self._next_tick_at = max(self._next_tick_at + self.config.tick_s, now)
+        tick_s = self.config.tick_s
+        missed = max(0, int((now - self._next_tick_at) / tick_s))
+        self._next_tick_at = max(self._next_tick_at + tick_s, now)
         self._tick_handle = self._loop.call_at(self._next_tick_at, self._tick)
         try:
-            self.raft.tick()
+            self.raft.tick(missed)
         except Exception as error:  # noqa: BLE001 - see _fail
             self._fail(error)
             return
@@ -381,8 +397,20 @@ class Replica:
         self._drive()
         self._applier.run()
         self.transport.flush()
-        for read in self._reads.take_ready(self.machine.applied_index):
-            read.run()
+        self._answer_reads()
+
+    def _answer_reads(self) -> None:
+        """For a few milliseconds; the rest has its turn later, and sees a later state."""
+        answerable = self._answerable
+        answerable.extend(self._reads.take_ready(self.machine.applied_index))
+        if not answerable:
+            return
+        until = self._loop.time() + _READS_S
+        while answerable:
+            answerable.popleft().run()
+            if self._loop.time() >= until:
+                self.wake()
+                break
 
     def _drive(self) -> None:
         """Carry out what raft wants done."""
@@ -457,7 +485,7 @@ class Replica:
         queue = self._writes.queue
         waited_s = now - queue.oldest_deadline + self.config.request_timeout_s
         self.tally.executed(waited_s)
-        queue.max_commands = self._admission.executed(waited_s, count, now)
+        queue.max_commands = self._admission.executed(waited_s, count, len(queue) - count, now)
 
     def follow_members(self) -> None:
         """Dial the members of the cluster, unless this one has left it."""

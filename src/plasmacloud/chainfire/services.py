@@ -34,7 +34,7 @@ from plasmacloud.chainfire.validate import (
 from plasmacloud.chainfire.waiting import NO_LEADER, TOO_MANY_REQUESTS, Waiter
 from plasmacloud.raft.raft import Raft
 from plasmacloud.rpc.proto import rpc_pb2
-from plasmacloud.rpc.service import ServiceTable, StreamCall, UnaryCall
+from plasmacloud.rpc.service import ServiceTable, Shedding, StreamCall, UnaryCall
 from plasmacloud.rpc.status import RpcError, StatusCode
 from plasmacloud.storage.wal_errors import DiskFull, write_error
 
@@ -64,19 +64,17 @@ class KvService:
 
     def register(self, table: ServiceTable) -> None:
         """Serve the calls of this service."""
-        table.unary("/etcdserverpb.KV/Range", self._range)
-        table.unary("/etcdserverpb.KV/Txn", self._txn)
+        writes = Shedding(self._replica.sheds_command, TOO_MANY_REQUESTS)
+        table.unary("/etcdserverpb.KV/Range", self._range, Shedding(self._replica.sheds_read, TOO_MANY_REQUESTS))
+        table.unary("/etcdserverpb.KV/Txn", self._txn, writes)  # whether it only reads is known too late
         for path, kind in (
             ("Put", CommandKind.PUT),
             ("DeleteRange", CommandKind.DELETE_RANGE),
         ):
-            table.unary(f"/etcdserverpb.KV/{path}", partial(self._command, kind))
-        table.unary("/etcdserverpb.KV/Compact", self._compact)
+            table.unary(f"/etcdserverpb.KV/{path}", partial(self._command, kind), writes)
+        table.unary("/etcdserverpb.KV/Compact", self._compact, writes)
 
     def _command(self, kind: CommandKind, call: UnaryCall, body: bytes, waiter: Waiter | None = None) -> None:
-        if self._replica.sheds_command():
-            call.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
-            return
         try:
             validate_write(kind, body)
         except RpcRefusal as refusal:

@@ -131,12 +131,16 @@ class Raft(Election):
 
     # -- time ------------------------------------------------------------------------------------------------------
 
-    def tick(self) -> None:
-        """One tick of time has passed."""
+    def tick(self, missed: int = 0) -> None:
+        """One tick of time has passed.
+
+        ``missed``: so many more did before it, in which this process did not run. They are no evidence against a
+        leader, whose messages may wait unread, and so bring no election nearer; but for as long a leader was silent.
+        """
         self._ticks += 1
         self._election_elapsed += 1
         if self.role is StateRole.LEADER:
-            self._tick_leader()
+            self._tick_leader(missed)
         elif self._hint_countdown:
             self._hint_countdown -= 1
             if not self._hint_countdown:
@@ -152,7 +156,7 @@ class Raft(Election):
         else:
             self.leader_id = 0  # or the lease would protect it for ever, in case that a candidate counts on this vote
 
-    def _tick_leader(self) -> None:
+    def _tick_leader(self, missed: int) -> None:
         if self._transferee:
             self._transfer_elapsed += 1
             if self._transfer_elapsed >= self.config.election_ticks:
@@ -166,7 +170,7 @@ class Raft(Election):
         if self._news_waits:
             self._news_waits = False
             self._sending_due = self._news_due = True
-        self._heartbeat_elapsed += 1
+        self._heartbeat_elapsed += 1 + missed
         if self._heartbeat_elapsed >= self.config.heartbeat_ticks:
             self._heartbeat_elapsed = 0
             self._broadcast_heartbeat()

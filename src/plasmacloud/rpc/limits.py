@@ -50,6 +50,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     http1_idle_timeout_s: float = 75.0
     """The same between two HTTP/1.1 requests."""
     max_connections: int = 4096
+    max_line_s: float = 0.1
+    """Under load, connections are read in turns; what has waited for its turn for longer than this is refused where
+    the service allows that (`Shedding`)."""
+    max_line_turns: int = 4
+    """But not before so many turns of the loop have passed: a process that stood still is not overloaded."""
 
 
 class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):

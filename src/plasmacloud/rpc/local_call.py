@@ -55,6 +55,8 @@ async def call_locally(
     route = table.routes.get(path.encode())
     if route is None or route.unary is None:
         raise RpcError(StatusCode.UNIMPLEMENTED, f"unknown method {path}")
+    if route.shedding is not None and route.shedding.due():
+        raise RpcError(StatusCode.RESOURCE_EXHAUSTED, route.shedding.message)
     call = LocalCall(path, metadata, peer)
     try:
         route.unary(cast(UnaryCall, call), body)

@@ -18,6 +18,7 @@ from plasmacloud.rpc.server_connection import ServerConnection
 from plasmacloud.rpc.service import ServiceTable
 from plasmacloud.rpc.tls_listener import TlsListener, bind
 from plasmacloud.rpc.tls_plaintext import answer_plaintext
+from plasmacloud.rpc.turns import Turns
 from plasmacloud.rpc.web import WebTable
 
 log = get_logger("rpc")
@@ -54,6 +55,10 @@ class Counters(msgspec.Struct):
     bytes_sent: int = 0
     refused: int = 0
     """Calls refused with REFUSED_STREAM: overload, or too many unread answers."""
+    shed: int = 0
+    """Calls refused with RESOURCE_EXHAUSTED because of load, their bodies unseen."""
+    put_off: int = 0
+    """How often a connection had more than its share of a turn (`turns`)."""
 
     def add(self, connection: Served) -> None:
         """Keep the counts of a connection."""
@@ -76,6 +81,7 @@ class Server:
         """While set, new calls are refused with REFUSED_STREAM: clients know they were not executed."""
         self.connections: set[Served] = set()
         self.wheel: DeadlineWheel
+        self.turns: Turns
         self._listeners: list[asyncio.Server | TlsListener] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Event = asyncio.Event()
@@ -92,6 +98,7 @@ class Server:
         loop = asyncio.get_running_loop()
         if not self._listeners:
             self.wheel = DeadlineWheel(loop)
+            self.turns = Turns(loop.call_soon, loop.time)
             self._looking = loop.call_later(_LOOK_EVERY_S, self._look)
         if tls is not None:
             sockets = await bind(host, port, backlog=_BACKLOG)
@@ -154,7 +161,7 @@ class Server:
 
     def totals(self) -> Counters:
         """The counts of all connections so far, living ones included."""
-        totals = msgspec.structs.replace(self.counters)
+        totals = msgspec.structs.replace(self.counters, put_off=self.turns.put_off)
         for connection in self.connections:
             totals.add(connection)
         return totals

@@ -23,9 +23,18 @@ from plasmacloud.rpc.h2.settings import DEFAULT_WINDOW_BYTES, Setting
 from plasmacloud.rpc.h2.stream import CLOSED, HALF_CLOSED_LOCAL, HALF_CLOSED_REMOTE, OPEN, Stream, StreamEvent
 from plasmacloud.rpc.http1_connection import Http1Connection
 from plasmacloud.rpc.patience import Overdue, Patience, Progress
-from plasmacloud.rpc.request import CONTINUE_BLOCK, Malformed, RequestHead, parse_request, trailers_block
+from plasmacloud.rpc.request import (
+    CONTINUE_BLOCK,
+    Malformed,
+    RequestHead,
+    failure_block,
+    pack_failure,
+    parse_request,
+    trailers_block,
+)
 from plasmacloud.rpc.service import CallKind, StreamCall, UnaryCall
 from plasmacloud.rpc.status import StatusCode
+from plasmacloud.rpc.turns import SHARE_FRAMES
 from plasmacloud.rpc.web_call import WebCall
 
 if TYPE_CHECKING:
@@ -104,6 +113,11 @@ class ServerConnection(Connection):
         self._cache_bytes = 0
         self._greeting = b""
         self._patience = Patience(self.limits, self.received_s)
+        self._turns = server.turns
+        self._in_line = False  # for a turn, and not read meanwhile
+        self._arrived_in = 0  # the turn in which what is handled now has arrived
+        self._late = False  # what is handled now has stood in line for too long
+        self._writing_paused = False
         self._handshake: asyncio.TimerHandle | None = None
         self._drained: asyncio.Future[None] | None = None
         self._resets = FloodGuard(
@@ -173,15 +187,61 @@ class ServerConnection(Connection):
             if greeting:
                 successor.data_received(greeting)
 
+    # Reading: in turns with the other connections, and not from a client that does not read its answers
+
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.pause_reading()
+        self._writing_paused = True
+        self._set_reading()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self.transport is not None and not self.transport.is_closing():
+        self._writing_paused = False
+        self._set_reading()
+
+    def _set_reading(self) -> None:
+        if self.transport is None or self.transport.is_closing():
+            return
+        if self._in_line or self._writing_paused:
+            self.transport.pause_reading()
+        else:
             self.transport.resume_reading()
+
+    def handle_received(self) -> None:
+        if self._in_line:  # the transport had more than it was asked for
+            return
+        self._arrived_in = self._turns.number
+        if self._turns.may_begin():
+            super().handle_received()
+        else:
+            self._stand_in_line()
+
+    def _consume(self, data: bytes) -> int:
+        position, more = self._handle_frames(data, 0, SHARE_FRAMES)
+        while more and self._turns.may_go_on():
+            position, more = self._handle_frames(data, position, SHARE_FRAMES)
+        if more:
+            self._stand_in_line()
+        return position
+
+    def _stand_in_line(self) -> None:
+        self._in_line = True
+        self._turns.join(self)
+        self._set_reading()
+
+    def take_turn(self) -> None:
+        """The head of the line is reached: handle a share of what has arrived."""
+        self._in_line = False
+        if self.failed or self.transport is None:
+            return
+        self._late = (
+            self._turns.number - self._arrived_in >= self.limits.max_line_turns
+            and self.loop.time() - self.received_s > self.limits.max_line_s
+        )
+        super().handle_received()
+        self._late = False
+        if not self._in_line:
+            self._set_reading()
 
     def on_batch_end(self) -> None:
         if self._batch_end is not None:
@@ -278,6 +338,10 @@ class ServerConnection(Connection):
         if route is None or head.refusal is not None or head.http_status != 200:
             self._refuse(stream_id, head, end_stream)
             return
+        shedding = route.shedding
+        if shedding is not None and (self._late or shedding.due()):
+            self._shed(stream_id, shedding.message, end_stream)
+            return
         call: UnaryCall | StreamCall
         if route.kind is CallKind.UNARY:
             self.streams[stream_id] = call = UnaryCall(self, stream_id, head)
@@ -306,6 +370,17 @@ class ServerConnection(Connection):
             block = trailers_block(*head.refusal, alone=True)
         self._control.spend()
         self.end_call(Stream(self, stream_id, HALF_CLOSED_REMOTE if end_stream else OPEN), block)
+
+    def _shed(self, stream_id: int, message: str, end_stream: bool) -> None:
+        """Refuse a call because of load, for a fraction of what it would cost, body unseen: there are many of them."""
+        self.server.counters.shed += 1
+        block = failure_block(StatusCode.RESOURCE_EXHAUSTED, message)
+        if self.table_update_due:
+            self.end_call(Stream(self, stream_id, HALF_CLOSED_REMOTE if end_stream else OPEN), block)
+            return
+        pack_failure(self.out, stream_id, block)  # within `handle_received`, which flushes
+        if not end_stream:
+            self.streams[stream_id] = UnwantedBody(self, stream_id)
 
     def _on_later_block(self, stream_id: int, fields: list[Field] | None, end_stream: bool) -> None:
         stream = self.streams.get(stream_id)

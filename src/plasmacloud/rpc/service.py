@@ -40,6 +40,14 @@ class CallKind(Enum):
     STREAM = "stream"
 
 
+class Shedding(msgspec.Struct, frozen=True, eq=False):
+    """When to refuse calls because of load: with RESOURCE_EXHAUSTED, before their body is looked at."""
+
+    due: Callable[[], bool]
+    """Asked for every call; True refuses it."""
+    message: str
+
+
 class Route(msgspec.Struct, frozen=True, eq=False):
     """One served path."""
 
@@ -47,6 +55,8 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     kind: CallKind
     unary: UnaryHandler | None = None
     stream: StreamHandler | None = None
+    shedding: Shedding | None = None
+    """None: never refused because of load."""
 
 
 class ServiceTable:
@@ -56,13 +66,13 @@ class ServiceTable:
         self.routes: dict[bytes, Route] = {}
         self.batch_end: Callable[[], None] | None = None
 
-    def unary(self, path: str, handler: UnaryHandler) -> None:
+    def unary(self, path: str, handler: UnaryHandler, shedding: Shedding | None = None) -> None:
         """Serve ``path`` with a function called synchronously from the socket's read callback.
 
         It must, now or later, call exactly one of ``call.reply`` and ``call.fail``. Raising answers too:
         RpcError with its status, anything else with INTERNAL (and a log line).
         """
-        self._add(Route(path, CallKind.UNARY, unary=handler))
+        self._add(Route(path, CallKind.UNARY, unary=handler, shedding=shedding))
 
     def unary_async(self, path: str, handler: UnaryAsyncHandler) -> None:
         """Serve ``path`` with a coroutine function that returns the reply; it is cancelled with the call."""

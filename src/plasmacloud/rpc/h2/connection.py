@@ -1,13 +1,15 @@
 """One HTTP/2 connection, either side: the read loop, control frames, and the rules of RFC 9113 that span streams.
 
-``data_received`` parses every complete frame of a read in one pass; whatever that produced leaves in one write at
-its end. A fault of the peer ends its stream or its connection with the code the RFC asks for, and nothing else.
-The two sides differ in who opens streams: see ``rpc/server_connection.py`` and ``rpc/client_connection.py``.
+``data_received`` parses the complete frames of a read in one pass (a server's in shares, see ``rpc/turns.py``);
+whatever that produced leaves in one write at its end. A fault of the peer ends its stream or its connection with the
+code the RFC asks for, and nothing else. The two sides differ in who opens streams: see ``rpc/server_connection.py`` and
+``rpc/client_connection.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any, Final, cast
 
 from plasmacloud.base.logging import get_logger
@@ -108,9 +110,12 @@ class Connection(Outbound, asyncio.Protocol):
             return
         self.received_s = self.loop.time()
         self.bytes_received += len(data)
-        if self._partial:
-            data = self._partial + data
-            self._partial = b""
+        self._partial = self._partial + data if self._partial else data
+        self.handle_received()
+
+    def handle_received(self) -> None:
+        """Handle what has arrived and is not handled yet; an incomplete frame stays."""
+        data, self._partial = self._partial, b""
         self.flush_pending = True  # this method flushes
         try:
             if self.state is ConnectionState.SETTLING:
@@ -153,19 +158,24 @@ class Connection(Outbound, asyncio.Protocol):
 
     def _consume(self, data: bytes) -> int:
         """Handle every complete frame in ``data``; returns how many bytes that were."""
-        position = 0
+        return self._handle_frames(data, 0, sys.maxsize)[0]
+
+    def _handle_frames(self, data: bytes, position: int, limit: int) -> tuple[int, bool]:
+        """Handle the complete frames from ``position``, up to ``limit`` of them; where that ended, and whether there
+        may be more."""
         end = len(data)
-        while True:
+        while limit:
+            limit -= 1
             start = position + 9
             if start > end:
-                return position
+                return position, False
             high, low, kind, flags, stream_id = _unpack_header(data, position)
             length = high << 8 | low
             if length > 16_384:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"frame of {length} bytes")
             stop = start + length
             if stop > end:
-                return position
+                return position, False
             position = stop
             if self._assembly is not None and kind != CONTINUATION:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "header block interrupted by another frame")
@@ -185,7 +195,8 @@ class Connection(Outbound, asyncio.Protocol):
                 code = ErrorCode.STREAM_CLOSED if illegal.state > OPEN else ErrorCode.PROTOCOL_ERROR
                 raise ConnectionFault(code, f"stream {stream_id}: {illegal}") from illegal
             if self.failed:
-                return end
+                return end, False
+        return position, position < end
 
     def _on_data(self, stream_id: int, flags: int, data: bytes, start: int, stop: int) -> None:
         size = stop - start
