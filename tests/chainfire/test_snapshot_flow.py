@@ -135,6 +135,30 @@ def test_who_was_receiving_an_old_snapshot_is_offered_the_new_one(tmp_path: Path
     asyncio.run(main())
 
 
+def test_the_log_is_kept_for_who_has_just_received_a_snapshot(tmp_path: Path) -> None:
+    """Until it has started anew with it; or it would need the next one."""
+
+    async def main() -> None:
+        sender, receiver = Side(tmp_path / "a", 1, StateStore), Side(tmp_path / "b", 2, StateStore)
+        sender.other, receiver.other = receiver, sender
+        assert sender.flow.floor is None
+        sender.flow.wanted(2)
+        async with asyncio.timeout(30):
+            while not sender.reports:
+                sender.flow.tick()
+                receiver.flow.tick()
+                await asyncio.sleep(0.002)
+        assert sender.reports == [(2, True)]
+        assert not sender.flow.percent()
+        assert sender.flow.floor == 5
+        sender.flow._kept_until = asyncio.get_running_loop().time()
+        assert sender.flow.floor is None
+        await sender.flow.close()
+        await receiver.flow.close()
+
+    asyncio.run(main())
+
+
 def test_a_snapshot_that_is_here_already_is_not_fetched_again(tmp_path: Path) -> None:
     """The member may have started anew with it before its word of that had left."""
 

@@ -193,3 +193,13 @@ def test_a_paused_reader_loses_nothing() -> None:
     pair.send(b"3")
     pair.run(1)
     assert pair.b.got == [b"1", b"2", b"3"]
+
+
+def test_what_was_written_before_the_end_arrives_before_it() -> None:
+    for grain_s in (0.0, 0.001):
+        pair = Pair(NetworkOptions(stall=0.0, grain_s=grain_s))
+        pair.a.transport.write(b"farewell")
+        pair.a.transport.close()
+        pair.world.run(pair.world.now_ns + NS_PER_S)
+        assert pair.b.got == [b"farewell"]
+        assert pair.b.lost == [None]

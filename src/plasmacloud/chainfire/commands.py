@@ -213,6 +213,12 @@ def decode(data: bytes) -> list[Batch]:
     return batches
 
 
+def batch_span(data: bytes) -> tuple[int, int, int, int]:
+    """Of one whole batch: its origin, its incarnation, and the numbers of its first and last command."""
+    origin, incarnation, first_seq, count = _BATCH.unpack_from(data)
+    return origin, incarnation, first_seq, first_seq + count - 1
+
+
 def check_batch(data: bytes) -> None:
     """Assert that another member's bytes are exactly one batch. Raises `CommandError`."""
     batches = decode(data)

@@ -3,6 +3,10 @@
 The commands of this member's clients wait in two lanes (`lane`); those of the other members' clients arrive in frames
 and wait here. Writes that have gathered become one entry. A change of membership gets an entry of its own, and waits
 until the one before it is applied.
+
+A member that hears nothing for a while sends everything again. What this leader has in its log already, in its present
+term, will be committed or lost with that term, so it is not proposed twice: where entries take longer than senders
+wait, every repetition would make them take longer still, for ever.
 """
 
 import asyncio
@@ -11,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire import frames
-from plasmacloud.chainfire.commands import check_batch, decode, encode_batch, join_batches, removes
+from plasmacloud.chainfire.commands import batch_span, check_batch, decode, encode_batch, join_batches, removes
 from plasmacloud.chainfire.lane import Lane
 from plasmacloud.chainfire.membership_view import admit
 from plasmacloud.chainfire.waiting import Waiter
@@ -36,6 +40,10 @@ class Proposer:
         self._loop = asyncio.get_running_loop()
         self._forwarders: list[int] = []  # the members that these came from
         self._forwarded: list[bytes] = []  # batches of other members, for the next entry
+        self._proposed: dict[
+            int, tuple[int, int]
+        ] = {}  # in this term: origin -> (incarnation, last number without gap)
+        self._proposed_term = 0
         self._asked: deque[bytes] = deque()  # membership commands, own and others', each for an entry of its own
 
     def forwarded(self, sender: int, batch: bytes) -> None:
@@ -78,11 +86,32 @@ class Proposer:
             return
         batches, self._forwarded = self._forwarded, []
         batches += self._due(self._writes)
+        if self._proposed_term != self._raft.term:
+            self._proposed_term = self._raft.term
+            self._proposed.clear()
+        batches = [batch for batch in batches if self._note_proposed(batch)]
         if batches:
             self._propose(batches)
+        else:
+            self._forwarders.clear()
         self._asked.extend(self._due(self._changes))
         if self._asked and not self._raft.membership_pending:
             self._propose_change()
+
+    def _note_proposed(self, batch: bytes) -> bool:
+        """Whether the batch has anything that is not in the log of this term, or executed, already."""
+        origin, incarnation, first_seq, last_seq = batch_span(batch)
+        done = 0
+        known = self._proposed.get(origin)
+        if known is not None and known[0] == incarnation:
+            done = known[1]
+        elif (session := self._replica.machine.sessions.get(origin)) is not None and session[0] == incarnation:
+            done = session[1]
+        if last_seq <= done:
+            return False
+        if first_seq <= done + 1:  # what comes behind a gap is not executed, and has to come again
+            self._proposed[origin] = (incarnation, last_seq)
+        return True
 
     def _propose(self, batches: list[bytes]) -> None:
         try:
@@ -92,6 +121,7 @@ class Proposer:
                 self._raft.hurry_commit(member)
             self._forwarders.clear()
         except (NotLeader, ProposalRefused) as error:
+            self._proposed.clear()
             log.debug("proposal refused, will be sent again", error=str(error))
 
     def _propose_change(self) -> None:

@@ -93,6 +93,7 @@ class SnapshotFlow:
         self._making: asyncio.Task[None] | None = None
         self._outgoing: SnapshotInfo | None = None
         self._file: DiskFile | None = None
+        self._kept_until = 0.0  # somebody received the outgoing snapshot a moment ago
         self._receiver = Receiver(self._incoming, self._config)
         self._finishing: asyncio.Task[None] | None = None
         self._arrived: tuple[Path, SnapshotInfo] | None = None  # complete and checked, but not prepared yet
@@ -101,8 +102,13 @@ class SnapshotFlow:
 
     @property
     def floor(self) -> int | None:
-        """The log must go on behind this index while members receive a snapshot of it; None: no such wish."""
-        return self._outgoing.index if self._outgoing is not None and self._senders else None
+        """The log must go on behind this index while members receive a snapshot of it; None: no such wish.
+
+        And for a while longer: who has received one installs it and starts anew, and would need the next one if the log
+        began behind it by then.
+        """
+        wanted = self._senders or self._loop.time() < self._kept_until
+        return self._outgoing.index if self._outgoing is not None and wanted else None
 
     def percent(self) -> Mapping[int, int]:
         """How much of its snapshot each receiving member has."""
@@ -169,6 +175,7 @@ class SnapshotFlow:
         del self._senders[member]
         done = sender.state is TransferState.DONE
         if done:
+            self._kept_until = self._loop.time() + self._config.silence_s
             log.info("snapshot delivered", to=self._name_of(member))
         else:
             log.warning("snapshot not delivered", to=self._name_of(member), reason=sender.reason)

@@ -149,7 +149,7 @@ class Recovery:
             leader = cluster.leader()
             if goal is None and leader is not None and self._workload.answered > answered + 3:
                 goal = cluster.observer.commit
-            quiet = core is not None or cluster.operator.idle
+            quiet = core is not None or (cluster.operator.idle and not self._lingering())
             arrived = goal is not None and quiet and all(_has_applied(node, goal) for node in members)
             if arrived and probes.answered(members):
                 return
@@ -158,7 +158,8 @@ class Recovery:
                 Violation(
                     rule,
                     f"not within {self._patience_s:.0f} s: goal {goal}, "
-                    f"{self._workload.answered - answered} answers, operator: {cluster.operator.describe()}; "
+                    f"{self._workload.answered - answered} answers, operator: {cluster.operator.describe()}, "
+                    f"removed and still there: {' '.join(node.name for node in self._lingering()) or 'nobody'}; "
                     + "; ".join(_describe(node) for node in core or self._members()),
                 )
             )
@@ -170,6 +171,11 @@ class Recovery:
     def _members_of(self, nodes: list[Node]) -> list[Node]:
         observer = self._cluster.observer
         return [node for node in nodes if observer.belongs(node.member_id)]
+
+    def _lingering(self) -> list[Node]:
+        """Who was removed from the cluster and does not know it: it is told so, and ends."""
+        cluster = self._cluster
+        return [node for node in cluster.intact() if cluster.observer.has_left(node.member_id)]
 
     def _settle(self) -> None:
         """Without clients everybody must end with the same state."""

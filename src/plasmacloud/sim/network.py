@@ -244,10 +244,11 @@ class Network:
         self._arrive(end, data, end.arrives_ns)
 
     def _arrive(self, end: End, data: bytes, time_ns: int) -> None:
-        if self._grain_ns:
-            time_ns += -time_ns % self._grain_ns
         other = end.other
-        self._world.at(time_ns, other.loop, other.receive, data)
+        self._world.at(self._grained(time_ns), other.loop, other.receive, data)
+
+    def _grained(self, time_ns: int) -> int:
+        return time_ns + -time_ns % self._grain_ns if self._grain_ns else time_ns
 
     def _delay_ns(self, here: Machine, there: Machine) -> int:
         options = self.options
@@ -269,7 +270,7 @@ class Network:
         self._ends.pop(end, None)
         if not end.dark and self._is_open(end.here, end.there):
             time_ns = max(end.arrives_ns, self._world.now_ns + self._delay_ns(end.here, end.there))
-            self._world.at(time_ns, end.other.loop, self._hung_up, end.other)
+            self._world.at(self._grained(time_ns), end.other.loop, self._hung_up, end.other)
 
     def _hung_up(self, end: End) -> None:
         self._ends.pop(end, None)
