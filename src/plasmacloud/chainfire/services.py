@@ -25,11 +25,11 @@ from plasmacloud.chainfire.snapshot_flow import CLIENT_PREFIX
 from plasmacloud.chainfire.state_machine import StateMachine
 from plasmacloud.chainfire.validate import (
     RpcRefusal,
+    check_write,
     is_read_only,
     is_serializable,
     validate_range,
     validate_txn,
-    validate_write,
 )
 from plasmacloud.chainfire.waiting import NO_LEADER, TOO_MANY_REQUESTS, Waiter
 from plasmacloud.raft.raft import Raft
@@ -78,7 +78,7 @@ class KvService:
             call.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
             return
         try:
-            validate_write(kind, body)
+            check_write(kind, body)
         except RpcRefusal as refusal:
             call.fail(refusal.code, refusal.message)
             return

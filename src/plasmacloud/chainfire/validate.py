@@ -13,7 +13,7 @@ from plasmacloud.base.address import Address, parse_address
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.chainfire.cluster_state import BAD_MEMBER_URLS
 from plasmacloud.chainfire.commands import CommandKind
-from plasmacloud.chainfire.mvcc.encoding import varint
+from plasmacloud.chainfire.mvcc.encoding import plain_put, varint
 from plasmacloud.chainfire.mvcc.refusals import (
     DUPLICATE_KEY,
     EMPTY_KEY,
@@ -51,6 +51,7 @@ __all__ = [
     "MAX_TXN_OPS",
     "RpcRefusal",
     "check_size",
+    "check_write",
     "is_read_only",
     "is_serializable",
     "validate_compaction",
@@ -131,6 +132,12 @@ def validate_write(kind: CommandKind, body: bytes) -> Request:
         return validate_txn(body)
     assert kind is CommandKind.COMPACT
     return validate_compaction(body)
+
+
+def check_write(kind: CommandKind, body: bytes) -> None:
+    """As `validate_write` for those who do not need the request: a `plain_put`, which is small, need not be parsed."""
+    if kind is not CommandKind.PUT or not plain_put(body):
+        validate_write(kind, body)
 
 
 def validate_peer_urls(urls: Iterable[str]) -> tuple[Address, ...]:

@@ -19,6 +19,7 @@ from plasmacloud.chainfire.mvcc.encoding import (
     encode_record,
     encode_tombstone,
     kvs_prefix,
+    splice_record,
     varint,
 )
 from plasmacloud.chainfire.mvcc.hashing import StateHash
@@ -154,6 +155,20 @@ class MvccStore:
         self.revision = self.tip
         self._sub = 0
         return self.header.field(self.revision) + body
+
+    def put_plain(self, body: bytes, value_at: int) -> None:
+        """Apply a Put that is still encoded; ``value_at`` is from `plain_put`. The reply is the header and no more."""
+        key = body[2:value_at]
+        main = self.revision + 1
+        if self.compaction is not None and key in self.index.graves:
+            self.compaction.revived(key)
+        identity, create, version = self.index.put(key, main, 0)
+        record = splice_record(body, value_at, create, main, version)
+        records = self.records
+        records.active[identity] = record
+        records.active_bytes += len(record)
+        self.change_crc = zlib.crc32(record, self.change_crc)
+        self.revision = self.tip = main
 
     def put_part(self, request: rpc_pb2.PutRequest) -> bytes:
         """Apply a put as (a part of) the running transaction; return the reply behind its header.
