@@ -24,7 +24,7 @@ from plasmacloud.chainfire.mvcc.encoding import (
 )
 from plasmacloud.chainfire.mvcc.hashing import StateHash
 from plasmacloud.chainfire.mvcc.key_index import KeyIndex, bound, take
-from plasmacloud.chainfire.mvcc.range_query import RangeQuery, range_end
+from plasmacloud.chainfire.mvcc.range_query import RangeQuery, is_plain_range, range_end
 from plasmacloud.chainfire.mvcc.records import RECORD_ID, RECORD_ID_BYTES, Records, RecordStore
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND
 from plasmacloud.chainfire.mvcc.slices import CHUNK_KEYS, Work, finish
@@ -87,25 +87,23 @@ class MvccStore:
 
         Raises `RpcRefusal`.
         """
-        if not (
-            request.range_end
-            or request.revision > 0
-            or request.keys_only
-            or request.count_only
-            or request.min_mod_revision
-            or request.max_mod_revision
-            or request.min_create_revision
-            or request.max_create_revision
-            or self.tip != self.revision
-        ):
-            return self._newest_of_key(request.key)
+        if self.tip == self.revision and is_plain_range(request):
+            return self._newest_of_key(request.key, self.header.field(self.revision))
         query = RangeQuery(self, request, self.revision)
         return query.body() if query.step() else query
 
-    def _newest_of_key(self, key: bytes) -> bytes:
+    def newest_in_txn(self, request: rpc_pb2.RangeRequest, reading: bool) -> bytes | None:
+        """The reply to a range in a transaction when that asks for the newest of one key; None: it takes a query.
+
+        A transaction that writes sees what it has written; one that is only ``reading`` never sees half of another.
+        """
+        if (reading and self.tip != self.revision) or not is_plain_range(request):
+            return None
+        return self._newest_of_key(request.key, bare_header(self.tip))
+
+    def _newest_of_key(self, key: bytes, header: bytes) -> bytes:
         """The commonest read."""
         record = self.newest_record(key)
-        header = self.header.field(self.revision)
         return header if record is None else b"".join((header, kvs_prefix(len(record)), record, b"\x20\x01"))
 
     def header_field(self, revision: int, inside_txn: bool = False) -> bytes:
