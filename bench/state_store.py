@@ -177,7 +177,7 @@ def main() -> None:
     contenders: dict[str, Callable[[Path], Store]] = {
         "SQLite WAL": SqliteStore,
         "LMDB (StateStore)": StateStore.open,
-        "LMDB, putmulti": PutMulti.open,
+        "LMDB, large lists": PutMulti.open,
     }
     for order, make in (("sequential", sequential), ("scattered", scattered)):
         for name, opener in contenders.items():

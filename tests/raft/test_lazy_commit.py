@@ -5,7 +5,7 @@ from raft_cluster import Cluster
 from plasmacloud.raft.messages import MessageType
 
 
-def elected(**settings: bool) -> Cluster:
+def elected(**settings: int) -> Cluster:
     cluster = Cluster.of(3, **settings)
     cluster.elect(1)
     cluster.tick()
@@ -71,3 +71,32 @@ def test_a_linearizable_read_elsewhere_brings_the_commit_with_it() -> None:
     cluster.settle()
     assert cluster.nodes[3].reads == [(7, index)]
     assert cluster[3].log.commit == index, "the reader need not wait for a tick"
+
+
+def test_the_slowest_member_s_acknowledgement_leaves_nothing_to_do() -> None:
+    cluster = elected(lazy_commit=True)
+    _, index = cluster[1].propose(b"a")
+    (to_two, to_three) = (message for message in cluster.nodes[1].take() if message.type is MessageType.APPEND)
+    cluster[2].step(to_two)
+    cluster[3].step(to_three)
+    for member in (2, 3):
+        (answer,) = cluster.nodes[member].take()
+        assert not cluster[1].has_ready()
+        cluster[1].step(answer)
+        cluster.nodes[1].take()
+        assert cluster[1].log.commit == index
+        cluster[1].step(answer)  # once more: what it says is known
+    assert not cluster[1].has_ready()
+
+
+def test_an_acknowledgement_that_makes_room_in_a_full_window_is_acted_on() -> None:
+    cluster = elected(lazy_commit=True, max_inflight_messages=1)
+    cluster[1].propose(b"a")
+    (first, _) = (message for message in cluster.nodes[1].take() if message.type is MessageType.APPEND)
+    _, index = cluster[1].propose(b"b")
+    assert not [message for message in cluster.nodes[1].take() if message.entries]
+    cluster[2].step(first)
+    (answer,) = cluster.nodes[2].take()
+    cluster[1].step(answer)
+    (second,) = (message for message in cluster.nodes[1].take() if message.entries)
+    assert (second.to, second.entries[-1].index) == (2, index)

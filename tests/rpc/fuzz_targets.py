@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from rpc_harness import EchoService, FakeTransport, Wire, split_frames
 
 from plasmacloud.chainfire.commands import CommandKind
-from plasmacloud.chainfire.validate import RpcRefusal, validate_range, validate_txn, validate_write
+from plasmacloud.chainfire.validate import RpcRefusal, check_write, validate_range, validate_txn
 from plasmacloud.rpc.channel import Channel
 from plasmacloud.rpc.client_connection import ClientConnection
 from plasmacloud.rpc.deadlines import DeadlineWheel
@@ -223,7 +223,7 @@ def requests(data: bytes) -> None:
     """Protobuf bodies of the KV service, as they come from clients, before they go into the log."""
     kinds = (CommandKind.PUT, CommandKind.DELETE_RANGE, CommandKind.COMPACT)
     checks: list[Callable[[bytes], object]] = [validate_range, validate_txn]
-    checks += [lambda body, kind=kind: validate_write(kind, body) for kind in kinds]  # type: ignore[misc]
+    checks += [lambda body, kind=kind: check_write(kind, body) for kind in kinds]  # type: ignore[misc]
     for check in checks:
         try:
             check(data)

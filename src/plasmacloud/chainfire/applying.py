@@ -96,17 +96,22 @@ class Applier:
             call()
 
     def _answer(self, lane: Lane[Waiter], results: Results, now: float) -> None:
-        if results and lane is self._writes:
+        if not results:
+            return
+        if lane is self._writes:
             self._replica.note_executed(len(results), now)
+        executed = lane.queue.executed
         for seq, result in results:
-            waiter = lane.executed(seq, now)
+            waiter = executed(seq)
             if waiter is None:
                 continue
-            if result.error is None:
+            error = result.error
+            if error is None:
                 waiter.reply(result.body)
             else:
                 self._replica.tally.commands_failed += 1
-                waiter.fail(result.error.code, result.error.message)
+                waiter.fail(error.code, error.message)
+        lane.progressed(now)
 
     def _apply_change(self, entry: Entry, now: float) -> None:
         results = self._machine.apply_entry(entry, local_origin=self._changes.session)

@@ -66,13 +66,11 @@ class Lane(Generic[W]):
         for batch in self.queue.again(self._batch_bytes):
             yield encode_batch(*self.session, batch.first_seq, batch.commands)
 
-    def executed(self, seq: int, now: float) -> W | None:
-        """Command ``seq`` was executed; who waits for its result?"""
-        waiter = self.queue.executed(seq)
+    def progressed(self, now: float) -> None:
+        """Commands were executed, and have left the queue."""
         self._again_at = _NEVER
         self._again_delay_s = RESEND_MIN_S
         self._expect_progress(now)
-        return waiter
 
     def _expect_progress(self, now: float) -> None:
         """Unless a command is executed before then, everything in flight is sent again."""

@@ -35,20 +35,15 @@ class Batch(NamedTuple):
     commands: Sequence[Command]
 
 
-class _Unsent(NamedTuple, Generic[W]):
-    kind: int
-    body: bytes
-    waiter: W
-    deadline: float
+class _Held(Generic[W]):
+    """A command that waits, unsent or in flight."""
 
+    __slots__ = ("command", "deadline", "size_bytes", "waiter")
 
-class _InFlight(Generic[W]):
-    __slots__ = ("body", "deadline", "kind", "waiter")
-
-    def __init__(self, kind: int, body: bytes, waiter: W | None, deadline: float) -> None:
-        self.kind = kind
-        self.body = body
-        self.waiter = waiter  # None: its client has been told that the outcome is unknown
+    def __init__(self, command: Command, size_bytes: int, waiter: W, deadline: float) -> None:
+        self.command = command
+        self.size_bytes = size_bytes
+        self.waiter: W | None = waiter  # None: its client has been told that the outcome is unknown
         self.deadline = deadline
 
 
@@ -63,8 +58,8 @@ class ProposalQueue(Generic[W]):
         self._is_gone = is_gone
         self.max_commands = max_commands
         self._max_bytes = max_bytes
-        self._unsent: deque[_Unsent[W]] = deque()
-        self._in_flight: deque[_InFlight[W]] = deque()
+        self._unsent: deque[_Held[W]] = deque()
+        self._in_flight: deque[_Held[W]] = deque()
         self._next_seq = 1
         self._bytes = 0
 
@@ -98,24 +93,27 @@ class ProposalQueue(Generic[W]):
 
     def submit(self, kind: int, body: bytes, waiter: W, deadline: float) -> None:
         """Queue a command. Raises `Overloaded` when the queue is full."""
-        if self.full or self._bytes + len(body) > self._max_bytes:
+        size = len(body)
+        if len(self._unsent) + len(self._in_flight) >= self.max_commands or self._bytes + size > self._max_bytes:
             raise Overloaded(f"{len(self)} commands of {self._bytes} bytes are waiting")
-        self._bytes += len(body)
-        self._unsent.append(_Unsent(kind, body, waiter, deadline))
+        self._bytes += size
+        self._unsent.append(_Held((kind, body), size, waiter, deadline))
 
     def take(self, max_bytes: int) -> Batch | None:
         """Number the oldest unsent commands, up to ``max_bytes`` but at least one, for sending now."""
         first_seq = self._next_seq
         commands: list[Command] = []
+        unsent, is_gone, send = self._unsent, self._is_gone, self._in_flight.append
         size = 0
-        while self._unsent and (not commands or size + len(self._unsent[0].body) <= max_bytes):
-            kind, body, waiter, deadline = self._unsent.popleft()
-            if self._is_gone(waiter):
-                self._bytes -= len(body)
+        while unsent and (not commands or size + unsent[0].size_bytes <= max_bytes):
+            held = unsent.popleft()
+            assert held.waiter is not None
+            if is_gone(held.waiter):
+                self._bytes -= held.size_bytes
                 continue
-            size += len(body)
-            commands.append((kind, body))
-            self._in_flight.append(_InFlight(kind, body, waiter, deadline))
+            size += held.size_bytes
+            commands.append(held.command)
+            send(held)
         self._next_seq += len(commands)
         return Batch(first_seq, commands) if commands else None
 
@@ -125,12 +123,12 @@ class ProposalQueue(Generic[W]):
         commands: list[Command] = []
         size = 0
         for item in self._in_flight:
-            if commands and size + len(item.body) > max_bytes:
+            if commands and size + item.size_bytes > max_bytes:
                 yield Batch(seq, commands)
                 seq += len(commands)
                 commands, size = [], 0
-            commands.append((item.kind, item.body))
-            size += len(item.body)
+            commands.append(item.command)
+            size += item.size_bytes
         if commands:
             yield Batch(seq, commands)
 
@@ -143,7 +141,7 @@ class ProposalQueue(Generic[W]):
         assert self._in_flight, "executed a command that was never sent"
         assert seq == self._next_seq - len(self._in_flight), "commands executed out of order"
         item = self._in_flight.popleft()
-        self._bytes -= len(item.body)
+        self._bytes -= item.size_bytes
         return item.waiter
 
     def executed_elsewhere(self, last_seq: int) -> list[W]:
@@ -163,8 +161,9 @@ class ProposalQueue(Generic[W]):
         not_executed: list[W] = []
         while self._unsent and self._unsent[0].deadline <= now:
             item = self._unsent.popleft()
-            self._bytes -= len(item.body)
-            not_executed.append(item.waiter)
+            self._bytes -= item.size_bytes
+            if item.waiter is not None:
+                not_executed.append(item.waiter)
         unknown: list[W] = []
         for flying in self._in_flight:
             if flying.deadline > now:
@@ -176,8 +175,8 @@ class ProposalQueue(Generic[W]):
 
     def refuse_unsent(self) -> list[W]:
         """Drop all commands that were never sent, and return their waiters."""
-        waiters = [item.waiter for item in self._unsent]
-        self._bytes -= sum(len(item.body) for item in self._unsent)
+        waiters = [item.waiter for item in self._unsent if item.waiter is not None]
+        self._bytes -= sum(item.size_bytes for item in self._unsent)
         self._unsent.clear()
         return waiters
 

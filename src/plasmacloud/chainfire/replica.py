@@ -53,7 +53,7 @@ from plasmacloud.rpc.status import StatusCode
 from plasmacloud.rpc.transport import TransportFactory
 from plasmacloud.storage.wal import Wal
 
-_SINGLE_BYTES = 1024  # an entry of more than this holds more than one command, or a large one
+_LITTLE_BYTES = 4096  # a leader waits for its own disk to write so much: another thread would cost more than that saves
 _PATIENCE_S = 0.9  # without a leader, requests wait for this long (or three election timeouts) before they are refused
 _EXPIRE_TICKS = 5
 _READS_S = 0.005  # answering reads yields to heartbeats after this long
@@ -395,8 +395,8 @@ class Replica:
         self._proposer.send()
         self._ask_reads()
         self._drive()
+        self.transport.flush()  # the others work while this member applies
         self._applier.run()
-        self.transport.flush()
         self._answer_reads()
 
     def _answer_reads(self) -> None:
@@ -418,6 +418,8 @@ class Replica:
         while raft.has_ready():
             ready = raft.ready()
             self._send(ready.messages)
+            if ready.must_sync:
+                self.transport.flush()  # the others' disks need not wait for this one
             if self._readys_in_flight == 0 and (not ready.must_sync or self._written_now(ready)):
                 self._finish(ready)
             elif ready.must_sync or ready.number:
@@ -430,11 +432,10 @@ class Replica:
                 self._reads.confirmed(context, index)
 
     def _written_now(self, ready: Ready) -> bool:
-        """A follower waits for its disk alone; a leader for the others' too, unless it has a single command."""
-        if self.raft.leader_id == self.member_id:
-            if len(self._writes.queue) > 1 or sum([len(entry.record) for entry in ready.entries]) > _SINGLE_BYTES:
-                return False
-            self.transport.flush()
+        """A follower waits for its disk alone; a leader has more to do, but not while little is under way."""
+        leads = self.raft.leader_id == self.member_id
+        if leads and sum([len(entry.record) for entry in ready.entries]) > _LITTLE_BYTES:
+            return False
         return self._wal.append_now(ready.hard_state, ready.entries)
 
     def _on_durable(self, ready: Ready) -> None:

@@ -25,11 +25,11 @@ from plasmacloud.chainfire.snapshot_flow import CLIENT_PREFIX
 from plasmacloud.chainfire.state_machine import StateMachine
 from plasmacloud.chainfire.validate import (
     RpcRefusal,
+    check_write,
     is_read_only,
     is_serializable,
     validate_range,
     validate_txn,
-    validate_write,
 )
 from plasmacloud.chainfire.waiting import NO_LEADER, TOO_MANY_REQUESTS, Waiter
 from plasmacloud.raft.raft import Raft
@@ -76,7 +76,7 @@ class KvService:
 
     def _command(self, kind: CommandKind, call: UnaryCall, body: bytes, waiter: Waiter | None = None) -> None:
         try:
-            validate_write(kind, body)
+            check_write(kind, body)
         except RpcRefusal as refusal:
             call.fail(refusal.code, refusal.message)
             return

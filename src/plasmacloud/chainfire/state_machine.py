@@ -34,6 +34,7 @@ from plasmacloud.chainfire.commands import (
     decode_member_command,
 )
 from plasmacloud.chainfire.members import Publication, member_message
+from plasmacloud.chainfire.mvcc.encoding import plain_put
 from plasmacloud.chainfire.mvcc.records import RecordStore
 from plasmacloud.chainfire.mvcc.refusals import RpcRefusal, not_a_message
 from plasmacloud.chainfire.mvcc.slices import CHUNK_KEYS, SLICE_KEYS, Work
@@ -52,7 +53,7 @@ _PUT = int(CommandKind.PUT)
 _IN_SLICES = frozenset({int(CommandKind.DELETE_RANGE), int(CommandKind.TXN)})
 
 
-class Applied(NamedTuple):
+class Applied(msgspec.Struct, frozen=True, gc=False):
     """The result of a command: the serialized reply, or the refusal when there is one."""
 
     body: bytes
@@ -256,7 +257,8 @@ class StateMachine:
     def _execute_all(self, batches: list[Batch], local_origin: tuple[int, int] | None) -> Work[Results]:
         departed = self.cluster.departed
         results: Results = []
-        cost, chunk = 0, self.store.chunk_keys
+        store = self.store
+        cost, chunk = 0, store.chunk_keys
         for origin, incarnation, first_seq, commands in batches:
             done = None if origin in departed else self._begin(origin, incarnation, first_seq)
             if done is None or done >= len(commands):
@@ -268,6 +270,13 @@ class StateMachine:
                 if cost >= chunk:
                     yield cost
                     cost = 0
+                if kind == _PUT and (value_at := plain_put(body)):
+                    store.put_plain(body, value_at)
+                    if asked_here:
+                        results.append((seq, Applied(store.header.field(store.revision))))
+                        seq += 1
+                    cost += 1
+                    continue
                 if kind in _IN_SLICES:
                     result = yield from self._execute_in_slices(kind, body, asked_here)
                 else:

@@ -19,7 +19,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     transfer: TransferConfig = TransferConfig()
     segment_bytes: int = DEFAULT_SEGMENT_BYTES
     window_bytes: int = DEFAULT_WINDOW_BYTES  # of the log's newest entries, kept in memory
-    quick_sync_s: float = DEFAULT_QUICK_S  # a follower's disk that answers faster than this is waited for
+    quick_sync_s: float = DEFAULT_QUICK_S  # a disk that answers faster than this may be waited for
     batch_bytes: int = 1 << 20  # a batch of commands is closed beyond this size
     entry_bytes: int = 4 << 20  # so is an entry of several batches
     slice_keys: int = SLICE_KEYS  # an entry that changes more keys is applied in slices

@@ -13,7 +13,7 @@ from plasmacloud.base.address import Address, parse_address
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.chainfire.cluster_state import BAD_MEMBER_URLS
 from plasmacloud.chainfire.commands import CommandKind
-from plasmacloud.chainfire.mvcc.encoding import varint
+from plasmacloud.chainfire.mvcc.encoding import plain_put, varint
 from plasmacloud.chainfire.mvcc.refusals import (
     DUPLICATE_KEY,
     EMPTY_KEY,
@@ -40,6 +40,9 @@ MAX_REQUEST_BYTES = 1536 * 1024
 MAX_MESSAGE_BYTES = MAX_REQUEST_BYTES + 512 * 1024
 """Above this the gRPC layer itself refuses to receive a message."""
 
+_LAST_ORDER = int(RangeRequest.DESCEND)  # asking the message class each time is slow
+_LAST_TARGET = int(RangeRequest.VALUE)
+
 # etcd limits the size of what it proposes: the request with a tag and its length, in an envelope with a request id.
 _ENVELOPE_BYTES = 14 + 1
 
@@ -51,6 +54,7 @@ __all__ = [
     "MAX_TXN_OPS",
     "RpcRefusal",
     "check_size",
+    "check_write",
     "is_read_only",
     "is_serializable",
     "validate_compaction",
@@ -105,9 +109,9 @@ def validate_txn(body: bytes) -> TxnRequest:
         request = TxnRequest.FromString(body)
     except DecodeError:
         raise not_a_message("TxnRequest") from None
-    _check_txn(request, MAX_TXN_OPS)
-    _check_overlaps(request.success)
-    _check_overlaps(request.failure)
+    if _check_txn(request, MAX_TXN_OPS):
+        _check_overlaps(request.success)
+        _check_overlaps(request.failure)
     if len(body) > MAX_REQUEST_BYTES // 2 and not is_read_only(request):
         check_size(body)
     return request
@@ -131,6 +135,12 @@ def validate_write(kind: CommandKind, body: bytes) -> Request:
         return validate_txn(body)
     assert kind is CommandKind.COMPACT
     return validate_compaction(body)
+
+
+def check_write(kind: CommandKind, body: bytes) -> None:
+    """As `validate_write` for those who do not need the request: a `plain_put`, which is small, need not be parsed."""
+    if kind is not CommandKind.PUT or not plain_put(body):
+        validate_write(kind, body)
 
 
 def validate_peer_urls(urls: Iterable[str]) -> tuple[Address, ...]:
@@ -174,7 +184,7 @@ def is_serializable(request: TxnRequest) -> bool:
 def _check_range(request: RangeRequest) -> None:
     if not request.key:
         raise EMPTY_KEY
-    if not 0 <= request.sort_order <= RangeRequest.DESCEND or not 0 <= request.sort_target <= RangeRequest.VALUE:
+    if not 0 <= request.sort_order <= _LAST_ORDER or not 0 <= request.sort_target <= _LAST_TARGET:
         raise INVALID_SORT_OPTION
 
 
@@ -187,32 +197,39 @@ def _check_put(request: PutRequest) -> None:
         raise LEASE_PROVIDED
 
 
-def _check_txn(request: TxnRequest, max_ops: int) -> None:
-    """``max_ops`` shrinks by the size of each transaction around this one."""
-    ops = max(len(request.compare), len(request.success), len(request.failure))
+def _check_txn(request: TxnRequest, max_ops: int) -> bool:
+    """``max_ops`` shrinks by the size of each transaction around this one.
+
+    Returns whether two operations of a branch, nested ones included, may write the same key: `_check_overlaps` knows.
+    """
+    compare, success, failure = request.compare, request.success, request.failure
+    ops = max(len(compare), len(success), len(failure))
     if ops > max_ops:
         raise TOO_MANY_OPS
-    for comparison in request.compare:
+    for comparison in compare:
         if not comparison.key:
             raise EMPTY_KEY
-    for branch in (request.success, request.failure):
+    may_overlap = False
+    for branch in (success, failure):
+        writes = 0
         for op in branch:
-            _check_op(op, max_ops - ops)
-
-
-def _check_op(op: RequestOp, max_ops: int) -> None:
-    kind = op.WhichOneof("request")
-    if kind == "request_range":
-        _check_range(op.request_range)
-    elif kind == "request_put":
-        _check_put(op.request_put)
-    elif kind == "request_delete_range":
-        if not op.request_delete_range.key:
-            raise EMPTY_KEY
-    elif kind == "request_txn":
-        _check_txn(op.request_txn, max_ops)
-    else:
-        raise KEY_NOT_FOUND  # etcd's answer to an operation that is none
+            kind = op.WhichOneof("request")
+            if kind == "request_put":
+                _check_put(op.request_put)
+                writes += 1
+            elif kind == "request_range":
+                _check_range(op.request_range)
+            elif kind == "request_delete_range":
+                if not op.request_delete_range.key:
+                    raise EMPTY_KEY
+                writes += 1
+            elif kind == "request_txn":
+                _check_txn(op.request_txn, max_ops - ops)
+                may_overlap = True
+            else:
+                raise KEY_NOT_FOUND  # etcd's answer to an operation that is none
+        may_overlap = may_overlap or writes > 1
+    return may_overlap
 
 
 _Interval = tuple[bytes, bytes | None]

@@ -255,12 +255,15 @@ class Replication(Reads):
         if index > self.log.last_index:
             return  # nobody can hold what the leader does not
         news = progress.acknowledge(index)
-        if progress.state is ProgressState.PROBE:
-            if index == progress.match:
+        if progress.state is not ProgressState.REPLICATE:
+            self._sending_due = True
+            if progress.state is ProgressState.PROBE:
+                if index == progress.match:
+                    progress.become_replicate()
+            elif progress.match + 1 >= self.log.first_index:
                 progress.become_replicate()
-        elif progress.state is ProgressState.SNAPSHOT and progress.match + 1 >= self.log.first_index:
-            progress.become_replicate()
-        self._sending_due = True
+        elif progress.next <= self.log.last_index:
+            self._sending_due = True  # the window has room again
         if news and index > self.log.commit:
             self._advance_commit()
         self._after_progress(message.sender, progress)

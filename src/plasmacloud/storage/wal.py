@@ -230,7 +230,9 @@ class Wal:
         Handing a request to another thread and being woken by it costs about as much as a fast disk takes to write it.
         It is quick when nothing is under way, no segment has to be opened, and the disk took less than ``quick_s`` the
         last time. What a disk that turns slow can hold up is therefore one write. For those who have nothing better to
-        do meanwhile: a follower has not, a leader has. Raises what `append` raises, and `WriteFailed`.
+        do meanwhile: a follower has not, a leader only while little is under way.
+
+        Raises what `append` raises, and `WriteFailed`.
         """
         self._check_alive()
         if self._pending or self.metrics.last_sync_s >= self._quick_s or self._flusher is None:

@@ -7,6 +7,7 @@ from dict_store import new_machine
 from google.protobuf.message import Message
 
 from plasmacloud.chainfire.mvcc import refusals
+from plasmacloud.chainfire.mvcc.encoding import plain_put
 from plasmacloud.chainfire.mvcc.refusals import RpcRefusal
 from plasmacloud.chainfire.mvcc.store import MvccStore
 from plasmacloud.rpc.proto.rpc_pb2 import (
@@ -257,3 +258,25 @@ def test_a_key_deleted_twice_in_different_lives_keeps_its_past_until_compaction(
     assert [get(store, b"a", revision=revision).count for revision in range(5, 8)] == [0, 1, 0]
     assert len(store.index.ids(b"a")) == 2, "the tombstone at the compaction went too"
     store.index.check()
+
+
+def test_a_plain_put_does_what_any_put_does(store: MvccStore) -> None:
+    """Also on a grave that a compaction is about to clear away."""
+    other = new_machine().store
+    for each, plain in ((store, True), (other, False)):
+        for step in range(60):
+            key = b"k%d" % (step * 7 % 5)
+            body = PutRequest(key=key, value=b"v%d" % step).SerializeToString()
+            if step % 4 == 3:
+                delete(each, key)
+            elif plain:
+                each.put_plain(body, plain_put(body))
+            else:
+                each.put(PutRequest.FromString(body))
+            if step % 20 == 15:
+                each.compact(CompactionRequest(revision=each.revision - 1))
+                each.compact_step(1)
+        each.index.check()
+    assert store.revision == other.revision
+    assert store.records.active == other.records.active
+    assert store.state_hash() == other.state_hash()

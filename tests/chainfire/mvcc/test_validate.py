@@ -103,9 +103,10 @@ def test_puts(request_: PutRequest, refusal: RpcRefusal | None) -> None:
     body = request_.SerializeToString()
     if refusal is None:
         assert validate.validate_write(CommandKind.PUT, body) == request_
+        validate.check_write(CommandKind.PUT, body)
         return
     with pytest.raises(RpcRefusal) as caught:
-        validate.validate_put(body)
+        validate.check_write(CommandKind.PUT, body)
     assert caught.value == refusal
 
 

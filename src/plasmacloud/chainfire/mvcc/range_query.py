@@ -34,6 +34,7 @@ _KEY_BYTES = 1024  # a record longer than this counts as several keys of the bud
 _Item = tuple[Any, bytes]
 _sort_value = itemgetter(0)
 
+_KEY, _NONE, _DESCEND = int(RangeRequest.KEY), int(RangeRequest.NONE), int(RangeRequest.DESCEND)  # slow to ask for
 _FIELDS: dict[int, Callable[[kv_pb2.KeyValue], Any]] = {
     RangeRequest.KEY: lambda kv: kv.key,
     RangeRequest.VERSION: lambda kv: kv.version,
@@ -54,6 +55,20 @@ def range_end(end: bytes) -> bytes | None:
     if not end:
         return None
     return b"" if end == b"\0" else end
+
+
+def is_plain_range(request: RangeRequest) -> bool:
+    """Whether it asks for one key as it is now: the commonest read, which needs no query."""
+    return not (
+        request.range_end
+        or request.revision > 0
+        or request.keys_only
+        or request.count_only
+        or request.min_mod_revision
+        or request.max_mod_revision
+        or request.min_create_revision
+        or request.max_create_revision
+    )
 
 
 class RangeQuery:
@@ -86,8 +101,8 @@ class RangeQuery:
         self._keys_only = request.keys_only
         self._filter = _record_filter(request)
         order, target = request.sort_order, request.sort_target
-        by_key = target == RangeRequest.KEY
-        self._descending = order == RangeRequest.DESCEND
+        by_key = target == _KEY
+        self._descending = order == _DESCEND
         self._field = None if by_key else _FIELDS[target]
         self._after: bytes | None = None
         self._count = self._matched = 0
@@ -118,7 +133,7 @@ class RangeQuery:
             return -1
         if self._field is None:
             return self._limit
-        return self._limit + 1 if order == RangeRequest.NONE and self._filter is None else -1
+        return self._limit + 1 if order == _NONE and self._filter is None else -1
 
     @property
     def done(self) -> bool:

@@ -19,11 +19,12 @@ from plasmacloud.chainfire.mvcc.encoding import (
     encode_record,
     encode_tombstone,
     kvs_prefix,
+    splice_record,
     varint,
 )
 from plasmacloud.chainfire.mvcc.hashing import StateHash
 from plasmacloud.chainfire.mvcc.key_index import KeyIndex, bound, take
-from plasmacloud.chainfire.mvcc.range_query import RangeQuery, range_end
+from plasmacloud.chainfire.mvcc.range_query import RangeQuery, is_plain_range, range_end
 from plasmacloud.chainfire.mvcc.records import RECORD_ID, RECORD_ID_BYTES, Records, RecordStore
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND
 from plasmacloud.chainfire.mvcc.slices import CHUNK_KEYS, Work, finish
@@ -86,25 +87,23 @@ class MvccStore:
 
         Raises `RpcRefusal`.
         """
-        if not (
-            request.range_end
-            or request.revision > 0
-            or request.keys_only
-            or request.count_only
-            or request.min_mod_revision
-            or request.max_mod_revision
-            or request.min_create_revision
-            or request.max_create_revision
-            or self.tip != self.revision
-        ):
-            return self._newest_of_key(request.key)
+        if self.tip == self.revision and is_plain_range(request):
+            return self._newest_of_key(request.key, self.header.field(self.revision))
         query = RangeQuery(self, request, self.revision)
         return query.body() if query.step() else query
 
-    def _newest_of_key(self, key: bytes) -> bytes:
+    def newest_in_txn(self, request: rpc_pb2.RangeRequest, reading: bool) -> bytes | None:
+        """The reply to a range in a transaction when that asks for the newest of one key; None: it takes a query.
+
+        A transaction that writes sees what it has written; one that is only ``reading`` never sees half of another.
+        """
+        if (reading and self.tip != self.revision) or not is_plain_range(request):
+            return None
+        return self._newest_of_key(request.key, bare_header(self.tip))
+
+    def _newest_of_key(self, key: bytes, header: bytes) -> bytes:
         """The commonest read."""
         record = self.newest_record(key)
-        header = self.header.field(self.revision)
         return header if record is None else b"".join((header, kvs_prefix(len(record)), record, b"\x20\x01"))
 
     def header_field(self, revision: int, inside_txn: bool = False) -> bytes:
@@ -154,6 +153,20 @@ class MvccStore:
         self.revision = self.tip
         self._sub = 0
         return self.header.field(self.revision) + body
+
+    def put_plain(self, body: bytes, value_at: int) -> None:
+        """Apply a Put that is still encoded; ``value_at`` is from `plain_put`. The reply is the header and no more."""
+        key = body[2:value_at]
+        main = self.revision + 1
+        if self.compaction is not None and key in self.index.graves:
+            self.compaction.revived(key)
+        identity, create, version = self.index.put(key, main, 0)
+        record = splice_record(body, value_at, create, main, version)
+        records = self.records
+        records.active[identity] = record
+        records.active_bytes += len(record)
+        self.change_crc = zlib.crc32(record, self.change_crc)
+        self.revision = self.tip = main
 
     def put_part(self, request: rpc_pb2.PutRequest) -> bytes:
         """Apply a put as (a part of) the running transaction; return the reply behind its header.

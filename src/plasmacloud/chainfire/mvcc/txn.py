@@ -8,14 +8,14 @@ writes before it, and all changes share one main revision.
 A transaction may have many operations, or compare and delete large ranges: everything here is work in slices.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plasmacloud.chainfire.mvcc.encoding import bare_header, varint
 from plasmacloud.chainfire.mvcc.range_query import RangeQuery, range_end
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND
 from plasmacloud.chainfire.mvcc.slices import Work
 from plasmacloud.rpc.proto import kv_pb2
-from plasmacloud.rpc.proto.rpc_pb2 import Compare, DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest
+from plasmacloud.rpc.proto.rpc_pb2 import Compare, PutRequest, RangeRequest, TxnRequest
 
 if TYPE_CHECKING:
     from plasmacloud.chainfire.mvcc.store import MvccStore
@@ -23,34 +23,48 @@ if TYPE_CHECKING:
 _NOTHING = kv_pb2.KeyValue()
 _SUCCEEDED = b"\x10\x01"
 _RESPONSES_TAG = b"\x1a"
+_NO_RESPONSE = _RESPONSES_TAG + b"\x00"
+_PUT, _RANGE, _DELETE, _TXN = "request_put", "request_range", "request_delete_range", "request_txn"
+# Asking the message class for these each time is slow.
+_VERSION, _CREATE, _MOD, _VALUE, _LEASE = (
+    int(target) for target in (Compare.VERSION, Compare.CREATE, Compare.MOD, Compare.VALUE, Compare.LEASE)
+)
+_EQUAL, _NOT_EQUAL, _GREATER, _LESS = (
+    int(result) for result in (Compare.EQUAL, Compare.NOT_EQUAL, Compare.GREATER, Compare.LESS)
+)
 _FEW = 8  # so many operations are not worth a look at the budget
 _KEY_BYTES = 128  # of a range's reply count as a key
 _CHECKS = 32  # of one key against a range count as a key
 
 
-Operation = RangeRequest | PutRequest | DeleteRangeRequest
+Operation = tuple[str, Any]
+"""The name of the kind, as the field of a RequestOp, and the request; of a nested transaction its `Plan`."""
 
 
 class Plan(NamedTuple):
     """One (nested) transaction with its branch chosen."""
 
     succeeded: bool
-    operations: "list[Operation | Plan | None]"
+    operations: list[Operation | None]
 
 
 def plan_txn(store: "MvccStore", request: TxnRequest) -> Work[Plan]:
     """Decide all comparisons and check the selected operations. Raises `RpcRefusal`."""
     operations: list[Operation] = []
     plan = yield from _decide(store, request, operations)
-    for operation in operations:
-        if isinstance(operation, PutRequest):
+    deletes = False
+    for kind, operation in operations:
+        if kind == _PUT:
             _check_put(store, operation)
+        elif kind == _DELETE:
+            deletes = True
     if len(operations) > _FEW:
         yield len(operations)
-    for operation in operations:
-        if isinstance(operation, RangeRequest):
+    for kind, operation in operations:
+        if kind == _RANGE:
             _check_range(store, operation)
-    yield from _check_vanishing(store, operations)
+    if deletes:
+        yield from _check_vanishing(operations)
     return plan
 
 
@@ -65,17 +79,17 @@ def _decide(store: "MvccStore", request: TxnRequest, selected: list[Operation]) 
         if not succeeded:
             break
     branch = request.success if succeeded else request.failure
-    operations: list[Operation | Plan | None] = []
+    operations: list[Operation | None] = []
     for op in branch:
         kind = op.WhichOneof("request")
-        if kind == "request_txn":
+        if kind == _TXN:
             nested = op.request_txn
             yield _FEW + len(nested.compare)
-            operations.append((yield from _decide(store, nested, selected)))
+            operations.append((kind, (yield from _decide(store, nested, selected))))
         elif kind is None:
             operations.append(None)
         else:
-            operation: Operation = getattr(op, kind)
+            operation = (kind, getattr(op, kind))
             operations.append(operation)
             selected.append(operation)
     if len(operations) > _FEW:
@@ -112,34 +126,34 @@ def _holds_for_all(store: "MvccStore", comparison: Compare) -> Work[bool]:
 
 def _holds_for_nothing(comparison: Compare) -> bool:
     """A missing key compares as revision, version and lease 0. It has no value, not even an empty one."""
-    return comparison.target != Compare.VALUE and _compare(comparison, _NOTHING)
+    return comparison.target != _VALUE and _compare(comparison, _NOTHING)
 
 
 def _compare(comparison: Compare, kv: kv_pb2.KeyValue) -> bool:
     target = comparison.target
     order: int
-    if target == Compare.VALUE:
+    if target == _VALUE:
         order = (kv.value > comparison.value) - (kv.value < comparison.value)
     else:
-        if target == Compare.CREATE:
+        if target == _CREATE:
             actual, given = kv.create_revision, comparison.create_revision
-        elif target == Compare.MOD:
+        elif target == _MOD:
             actual, given = kv.mod_revision, comparison.mod_revision
-        elif target == Compare.VERSION:
+        elif target == _VERSION:
             actual, given = kv.version, comparison.version
-        elif target == Compare.LEASE:
+        elif target == _LEASE:
             actual, given = kv.lease, comparison.lease
         else:
             actual = given = 0  # an unknown target compares as equal
         order = (actual > given) - (actual < given)
     result = comparison.result
-    if result == Compare.EQUAL:
+    if result == _EQUAL:
         return order == 0
-    if result == Compare.NOT_EQUAL:
+    if result == _NOT_EQUAL:
         return order != 0
-    if result == Compare.GREATER:
+    if result == _GREATER:
         return order > 0
-    if result == Compare.LESS:
+    if result == _LESS:
         return order < 0
     return True  # an unknown result always holds
 
@@ -161,16 +175,16 @@ def _check_range(store: "MvccStore", request: RangeRequest) -> None:
         raise COMPACTED
 
 
-def _check_vanishing(store: "MvccStore", operations: list[Operation]) -> Work[None]:
+def _check_vanishing(operations: list[Operation]) -> Work[None]:
     """Refuse a put that needs the previous value of a key which the transaction itself deletes first.
 
     The overlap check of requests lets a few such pairs through (see `validate`).
     """
     deleted: list[tuple[bytes, bytes | None]] = []
-    for operation in operations:
-        if isinstance(operation, DeleteRangeRequest):
+    for kind, operation in operations:
+        if kind == _DELETE:
             deleted.append((operation.key, range_end(operation.range_end)))
-        elif isinstance(operation, PutRequest) and (operation.ignore_value or operation.ignore_lease):
+        elif kind == _PUT and (operation.ignore_value or operation.ignore_lease):
             key = operation.key
             for start, end in deleted:
                 if key == start or (end is not None and start <= key and (not end or key < end)):
@@ -188,28 +202,36 @@ def execute(store: "MvccStore", plan: Plan, *, want_reply: bool = True, reading:
     pieces = [_SUCCEEDED] if plan.succeeded else []
     if len(plan.operations) > _FEW:
         yield len(plan.operations)
-    for operation in plan.operations:
-        if isinstance(operation, PutRequest):
+    for entry in plan.operations:
+        if entry is None:
+            pieces.append(_NO_RESPONSE)
+            continue
+        kind, operation = entry
+        if kind == _PUT:
             body = store.put_part(operation)
-            tag, body = b"\x12", bare_header(store.tip) + body
-        elif isinstance(operation, RangeRequest):
             if not want_reply:
                 continue
-            query = RangeQuery(store, operation, store.revision if reading else store.tip)
-            while not query.step(store.chunk_keys):
-                yield store.chunk_keys
-            tag, body = b"\x0a", query.body(inside_txn=True)
-            if operation.range_end:
-                yield 1 + len(body) // _KEY_BYTES
-        elif isinstance(operation, DeleteRangeRequest):
+            tag, body = b"\x12", bare_header(store.tip) + body
+        elif kind == _RANGE:
+            if not want_reply:
+                continue
+            tag = b"\x0a"
+            if (plain := store.newest_in_txn(operation, reading)) is not None:
+                body = plain
+            else:
+                query = RangeQuery(store, operation, store.revision if reading else store.tip)
+                while not query.step(store.chunk_keys):
+                    yield store.chunk_keys
+                body = query.body(inside_txn=True)
+                if operation.range_end:
+                    yield 1 + len(body) // _KEY_BYTES
+        elif kind == _DELETE:
             body = yield from store.delete_part(operation)
             tag, body = b"\x1a", bare_header(store.tip) + body
-        elif isinstance(operation, Plan):
+        else:
             yield _FEW
             inner = yield from execute(store, operation, want_reply=want_reply, reading=reading)
             tag, body = b"\x22", b"\x0a\x00" + inner
-        else:
-            tag, body = b"", b""
-        reply = tag + varint(len(body)) + body if tag else b""
-        pieces.append(_RESPONSES_TAG + varint(len(reply)) + reply)
+        size = varint(len(body))
+        pieces += (_RESPONSES_TAG, varint(len(tag) + len(size) + len(body)), tag, size, body)
     return b"".join(pieces)
