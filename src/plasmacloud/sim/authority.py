@@ -6,22 +6,47 @@ it is not asked, but for their configuration.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.messages import MessageType
+from plasmacloud.raft.raft import Raft
 from plasmacloud.raft.state import StateRole
 from plasmacloud.sim.observer import Observer, Violation, describe_conf
 
 if TYPE_CHECKING:
     from plasmacloud.chainfire.running_member import RunningMember
-    from plasmacloud.raft.raft import Raft
 
 _SLACK_TICKS = 3
 _KEPT_QUESTIONS = 2000
+
+
+class WatchedRaft(Raft):
+    """Tells of its ticks and its configurations: the part that every simulated member has in place of its own."""
+
+    on_tick: Callable[[], None] | None = None
+    on_membership: Callable[[ConfState], None] | None = None
+    on_changed: Callable[[], None] | None = None
+
+    def tick(self, missed: int = 0) -> None:
+        super().tick(missed)
+        if self.on_tick is not None:
+            self.on_tick()
+
+    def apply_membership(self, conf: ConfState) -> None:
+        if self.on_membership is not None:
+            self.on_membership(conf)
+        super().apply_membership(conf)
+        if self.on_changed is not None:
+            self.on_changed()
+
+
+def watched_members(member_class: "type[RunningMember]") -> "type[RunningMember]":
+    """The same, with a raft that tells."""
+    raft_class = type("WatchedRaft", (WatchedRaft, member_class.raft_class), {})
+    return type(member_class.__name__, (member_class,), {"raft_class": raft_class})
 
 
 class Question(msgspec.Struct):
@@ -68,15 +93,14 @@ class Authority:
         """A life: from now on its ticks and its configurations are seen."""
         raft = member.raft
         watched = self._members[raft.id] = Watched(raft=raft, conf=raft.conf, before=raft.conf)
-        raft.tick = partial(self._tick, raft, watched, raft.tick)  # type: ignore[method-assign]
-        raft.apply_membership = partial(  # type: ignore[method-assign]
-            self._apply_membership, raft, watched, raft.apply_membership
-        )
+        if isinstance(raft, WatchedRaft):
+            raft.on_tick = lambda: self._ticked(raft, watched)
+            raft.on_membership = lambda conf: self._changes(raft, watched, conf)
+            raft.on_changed = lambda: self._changed(raft)
 
     # A majority is heard
 
-    def _tick(self, raft: "Raft", watched: Watched, tick: Callable[[], None]) -> None:
-        tick()
+    def _ticked(self, raft: Raft, watched: Watched) -> None:
         watched.ticks += 1
         if raft.role is not StateRole.LEADER:
             watched.reign = None
@@ -98,7 +122,7 @@ class Authority:
                 )
             )
 
-    def _reign(self, raft: "Raft", watched: Watched) -> Reign:
+    def _reign(self, raft: Raft, watched: Watched) -> Reign:
         reign = watched.reign
         if reign is None or reign.term != raft.term:
             reign = watched.reign = Reign(
@@ -106,7 +130,7 @@ class Authority:
             )
         return reign
 
-    def _leading(self, member_id: int, term: int) -> tuple["Raft", Watched, Reign] | None:
+    def _leading(self, member_id: int, term: int) -> tuple[Raft, Watched, Reign] | None:
         watched = self._members.get(member_id)
         if watched is None:
             return None
@@ -167,9 +191,7 @@ class Authority:
 
     # Steps
 
-    def _apply_membership(
-        self, raft: "Raft", watched: Watched, apply: Callable[[ConfState], None], conf: ConfState
-    ) -> None:
+    def _changes(self, raft: Raft, watched: Watched, conf: ConfState) -> None:
         before = raft.conf
         problem = bad_step(before, conf)
         if problem:
@@ -184,7 +206,8 @@ class Authority:
         watched.conf, watched.before = conf, before
         if watched.reign is not None:
             watched.reign.since = watched.ticks
-        apply(conf)
+
+    def _changed(self, raft: Raft) -> None:
         for call in list(self.on_conf.values()):
             call(raft)
 

@@ -25,7 +25,7 @@ from plasmacloud.chainfire.place import take_place
 from plasmacloud.chainfire.running_member import ReplicaFailed, RunningMember
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.rpc.status import StatusCode
-from plasmacloud.sim.authority import Authority
+from plasmacloud.sim.authority import Authority, watched_members
 from plasmacloud.sim.clock import NS_PER_S, World
 from plasmacloud.sim.loop import SimLoop
 from plasmacloud.sim.network import Network
@@ -74,7 +74,7 @@ class Cluster:
             trace=self.trace,
             disk_options=options.disk,
             transport=partial(watched_transport, self.observer, self.authority, self.fail, options.peers),
-            member_class=member_class,
+            member_class=watched_members(member_class),
             observe=self._observe,
             ended=self._ended,
         )
