@@ -111,7 +111,8 @@ class Authority:
             return
         reign.check_at = watched.ticks + raft.config.heartbeat_ticks
         oldest = watched.ticks - 2 * reign.election_ticks - _SLACK_TICKS
-        heard = {member for member in raft.conf.all_voters() if reign.heard.get(member, reign.since) >= oldest}
+        # A change of the membership begins the count anew: who was not needed before may have been silent.
+        heard = {member for member in raft.conf.all_voters() if max(reign.heard.get(member, 0), reign.since) >= oldest}
         heard.add(raft.id)
         if not _is_majority(heard, raft.conf):
             self._fail(
