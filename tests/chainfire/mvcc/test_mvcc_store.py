@@ -247,6 +247,22 @@ def test_compaction_forgets_what_nobody_may_read(store: MvccStore) -> None:
         assert caught.value == refusal
 
 
+def test_a_compaction_that_is_followed_by_others_all_the_time_reaches_the_last_keys(store: MvccStore) -> None:
+    keys = [b"%05d" % number for number in range(1000)]
+    for key in keys:
+        put(store, key)
+        put(store, key)
+    before = store.revision
+    for number in range(20):
+        put(store, keys[number])
+        store.compact(CompactionRequest(revision=before + number))
+        store.compact_step(1000)  # a tenth of what there is to do
+    assert sum(store.index.history.get(key) is not None for key in keys[20:]) == 0, "one version each is left"
+    while not store.compact_step():
+        pass
+    assert store.compaction is None
+
+
 def test_a_key_deleted_twice_in_different_lives_keeps_its_past_until_compaction(store: MvccStore) -> None:
     for _ in range(3):
         put(store, b"a")

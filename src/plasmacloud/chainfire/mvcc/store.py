@@ -272,7 +272,8 @@ class MvccStore:
         if revision > self.revision:
             raise FUTURE_REVISION
         self.compact_revision = revision
-        self.compaction = Compaction(revision, self.index, self.records)
+        if self.compaction is None:  # else it follows: beginning anew each time, the last keys would never be reached
+            self.compaction = Compaction(revision, self.index, self.records)
         return self.header.field(self.revision)
 
     def compact_step(self, budget: int = SLICE_KEYS) -> bool:
@@ -285,7 +286,9 @@ class MvccStore:
         if self._pins and min(self._pins) < self.compaction.revision:
             return False
         if self.compaction.step(budget):
-            self.compaction = None
+            done, self.compaction = self.compaction.revision, None
+            if done < self.compact_revision:
+                self.compaction = Compaction(self.compact_revision, self.index, self.records)
         return self.compaction is None
 
     # -- loading and checking --------------------------------------------------------------------------------------
