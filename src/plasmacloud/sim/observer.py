@@ -115,7 +115,9 @@ class Observer:
         self._terms.add(term)
         self._notice_vote(candidate)
         raft = self._speaker(candidate, transport)
-        if raft is not None and raft.log.durable < index:
+        if raft is None or raft.term != term or raft.role is StateRole.FOLLOWER:
+            return  # it stands no more, whatever the vote
+        if raft.log.durable < index:
             raise Violation(
                 "votes are asked for a log that is durable",
                 f"{candidate:x} asks in term {term} with a log up to {index}, of which {raft.log.durable} is on disk",
