@@ -56,6 +56,7 @@ class MembershipServer:
         self.policy = MembershipPolicy()
         self.submitted: list[int] = []
         self.endpoint = ""
+        self.sheds_command = self.sheds_read = lambda: False
         self._seq = 0
 
     def publish(self) -> None:
