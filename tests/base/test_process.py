@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from plasmacloud.base.process import ManagedProcess, ProcessError, free_ports
+from plasmacloud.base.errors import ConfigError
+from plasmacloud.base.process import PORT_RANGE, ManagedProcess, ProcessError, free_ports
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 STUBBORN = [
@@ -89,6 +90,17 @@ def _alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_free_ports_come_from_the_range_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PORT_RANGE, "21000-21049")
+    assert set(free_ports(20)) <= set(range(21_000, 21_050))
+    with pytest.raises(ProcessError, match="no 51 free ports"):
+        free_ports(51)
+    for wrong in ("", "21000", "80-90", "21049-21000", "a-b", "60000-70000"):
+        monkeypatch.setenv(PORT_RANGE, wrong)
+        with pytest.raises(ConfigError, match="is no range of ports"):
+            free_ports(1)
 
 
 def test_free_ports_are_different_and_can_be_bound() -> None:

@@ -63,7 +63,11 @@ MUTANTS = {
         "what is committed is on a majority of disks", raft_class=with_tracker(NewVotersCommit)
     ),
     "matches forgotten": _mutant("0 <= match < next", raft_class=with_tracker(ForgetsMatches)),
-    "longer logs win": _mutant("leader completeness", raft_class=with_log(LongerIsBetter)),
+    "longer logs win": _mutant(
+        "leader completeness",
+        kinds=(FaultKind.CHASE, FaultKind.PARTITION, FaultKind.KILL),
+        raft_class=with_log(LongerIsBetter),
+    ),
     "leader whose vote is in memory": _mutant("a leader's own vote is durable", raft_class=LeadsBeforeItsVoteIsDurable),
     "votes asked for a log in memory": _mutant(
         "votes are asked for a log that is durable", raft_class=with_log(AsksForWhatItMayLose)

@@ -15,8 +15,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from plasmacloud.base.errors import PlasmaError
+from plasmacloud.base.errors import ConfigError, PlasmaError
 
+PORT_RANGE = "PLASMA_PORT_RANGE"
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.005
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -166,12 +167,12 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     """Ports that were free a moment ago, all different.
 
     Below the range from which the kernel picks ports for outgoing connections, so that a client of the test run does
-    not take one between this call and the server's start.
+    not take one between this call and the server's start. Whoever starts several such processes at once gives each a
+    range of its own, for the same reason: ``PLASMA_PORT_RANGE=20000-24999``. Raises `ConfigError` for what is no range.
     """
-    low = _ephemeral_range_start()
-    first, last = (10_000, low - 1) if low > 12_000 else (20_000, 60_000)
+    first, last = _port_range()
     found: list[int] = []
-    span = last - first
+    span = last - first + 1
     offset = (os.getpid() * 7919 + time.monotonic_ns() // 1000) % span
     for step in range(span):
         port = first + (offset + step) % span
@@ -184,6 +185,17 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
         if len(found) == count:
             return found
     raise ProcessError(f"no {count} free ports on {host}")
+
+
+def _port_range() -> tuple[int, int]:
+    text = os.environ.get(PORT_RANGE)
+    if text is None:
+        low = _ephemeral_range_start()
+        return (10_000, low - 1) if low > 12_000 else (20_000, 60_000)
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 1024 <= int(first) < int(last) <= 65_535):
+        raise ConfigError(f"{PORT_RANGE}={text} is no range of ports", hint=f"for example {PORT_RANGE}=20000-24999")
+    return int(first), int(last)
 
 
 def _ephemeral_range_start() -> int:

@@ -133,6 +133,9 @@ _USUAL_GAP_S: dict[FaultKind, float] = {
 }
 
 
+_FEW = 0.35  # of the seeds
+
+
 def draw_options(seed: int) -> Options:
     """The options of a seed."""
     rng = random.Random(f"options/{seed}")
@@ -224,8 +227,13 @@ def _draw_workload(rng: random.Random) -> WorkloadOptions:
 
 
 def _draw_gaps(rng: random.Random) -> dict[FaultKind, float]:
+    """Many kinds now and then, or a few all the time: what one of them begins, another one mends before it shows."""
     gaps: dict[FaultKind, float] = {}
+    few = rng.random() < _FEW
+    chosen = {FaultKind.CHASE, *rng.sample(list(_USUAL_GAP_S), rng.choice((1, 2, 3)))} if few else set()
     for kind, usual_s in _USUAL_GAP_S.items():
-        if rng.random() < 0.45:
+        if few and kind in chosen:
+            gaps[kind] = usual_s * 0.35
+        elif not few and rng.random() < 0.45:
             gaps[kind] = usual_s * rng.choice((0.4, 1.0, 2.0))
     return gaps
