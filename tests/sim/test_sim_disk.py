@@ -201,3 +201,18 @@ def test_a_write_in_which_everything_ends_is_done_in_part() -> None:
         disk.restart(power_lost=False)
         found.add(len(content(disk)))
     assert found == {0, SECTOR_BYTES, 2 * SECTOR_BYTES, 3 * SECTOR_BYTES}
+
+
+def test_what_a_dead_process_still_tries_has_no_effect() -> None:
+    """Its threads were each somewhere when it died; the code that tidies up behind them runs in the simulation only."""
+    for seed in range(30):
+        disk = disk_with_file(seed)
+        file = disk.open(FILE)
+        disk.cut_after(0)
+        with pytest.raises(PowerLoss):
+            file.pwritev([b"x"], 0)
+        disk.end()
+        with pytest.raises(PowerLoss):
+            file.pwritev([b"y" * SECTOR_BYTES], 0)
+        disk.restart(power_lost=False)
+        assert content(disk) == b""

@@ -238,9 +238,13 @@ class SimDisk:
         """Chance."""
         return self.rng.random() < 0.5
 
-    def cut_after(self, steps: int) -> None:
-        """Everything behind that many more operations comes too late."""
-        self._cut_after = steps
+    def cut_after(self, steps: int | None) -> None:
+        """Everything behind that many more operations comes too late; None: all that is still done is in time."""
+        self._cut_after, self._dead = steps, False
+
+    def end(self) -> None:
+        """Nothing that the process still tries has any effect: it is dead, and only the simulation runs it on."""
+        self._cut_after, self._dead = None, True
 
     def restart(self, *, power_lost: bool) -> None:
         """The process that used it is gone; after a power loss so is what was not synced."""

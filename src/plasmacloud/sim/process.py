@@ -98,13 +98,12 @@ class Workshop:
             fate = rng.random()
             if fate < 0.3:
                 continue
-            if fate < 0.8:
-                self.disk.cut_after(min(int(rng.expovariate(_CUT_RATE)), _MAX_CUT_STEPS))
+            self.disk.cut_after(min(int(rng.expovariate(_CUT_RATE)), _MAX_CUT_STEPS) if fate < 0.8 else None)
             try:
                 job.call()
             except BaseException:  # noqa: BLE001, S110 - nobody is left to be told
                 pass
-        self.disk.cut_after(0)
+        self.disk.end()
 
 
 class SimWorker:
