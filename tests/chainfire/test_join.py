@@ -152,6 +152,25 @@ def test_a_leader_that_is_removed_hands_over_first(growing: Growing) -> None:
     put(other, "after")
 
 
+def test_a_leader_that_is_replaced_hands_over_first(growing: Growing) -> None:
+    first = growing.start("n1", "--bootstrap")
+    second = growing.start("n2", "--join", first.client)
+    wait_for_voters(first, 2)
+    leader_id = view(first).leader_id
+    leader = next(
+        node for node in growing.nodes for m in view(second).members if m.id == leader_id and m.name == node.name
+    )
+    other = next(node for node in growing.nodes if node is not leader)
+    heir = growing.node("n3")
+    with SyncClient([other.client], timeout=15.0) as client:
+        client.add_member([f"http://{heir.peer}"], name="n3", replaces=leader_id)
+    growing.launch(heir, "--join", other.client)
+    assert leader.process is not None
+    assert leader.process.wait(DEADLINE_S) == ExitCode.CONFIG
+    assert "handing over before leaving" in leader.log
+    put(other, "after")
+
+
 def test_joining_nobody_ends_with_an_explanation(growing: Growing) -> None:
     (nobody,) = free_ports(1)
     node = growing.launch(growing.node("n1"), "--join", f"127.0.0.1:{nobody}", "--join-timeout", "1s")

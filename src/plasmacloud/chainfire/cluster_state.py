@@ -125,6 +125,11 @@ class ClusterState:
             return None
         return msgspec.structs.replace(member, is_learner=not self.conf.is_voter(member_id))
 
+    def replaced_by(self, member_id: int) -> int:
+        """The member that leaves when this learner becomes a voter; 0: none."""
+        member = self._members.get(member_id)
+        return 0 if member is None else member.replaces
+
     def by_peer(self, peer: Address) -> Member | None:
         """The member that is reached at ``peer``."""
         found = [member_id for member_id, member in self._members.items() if peer in member.peers]

@@ -18,7 +18,7 @@ applied by everybody, so nobody may refuse it any more.
 """
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -129,16 +129,16 @@ def change_origin(member_id: int) -> int:
     return member_id ^ _CHANGE_LANE
 
 
-def removes(kind: int, body: bytes) -> int:
-    """The member that a command removes; 0: none."""
-    if kind != CommandKind.MEMBER_REMOVE:
+def removes(kind: int, body: bytes, replaces: Callable[[int], int]) -> int:
+    """The member that leaves when a command is executed; 0: none. ``replaces``: whom a learner does; 0: nobody."""
+    if kind not in (CommandKind.MEMBER_REMOVE, CommandKind.MEMBER_PROMOTE):
         return 0
     try:
         command = decode_member_command(kind, body)
     except msgspec.MsgspecError:
         return 0
-    assert isinstance(command, RemoveMember)
-    return command.member_id
+    assert isinstance(command, RemoveMember | PromoteMember)
+    return command.member_id if isinstance(command, RemoveMember) else replaces(command.member_id)
 
 
 _KINDS = frozenset(CommandKind)

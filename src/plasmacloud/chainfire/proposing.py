@@ -130,7 +130,8 @@ class Proposer:
         if self._is_done(origin, incarnation, seq):
             self._replica.wake()
             return
-        if removes(kind, body) == self._replica.member_id and (target := self._replica.handover_target()):
+        leaver = removes(kind, body, self._replica.cluster.replaced_by)
+        if leaver == self._replica.member_id and (target := self._replica.handover_target()):
             # Whoever leaves hands over first. The member that asked will ask the next leader.
             log.info("handing over before leaving the cluster", to=self._replica.cluster.name_of(target))
             self._raft.transfer_leader(target)

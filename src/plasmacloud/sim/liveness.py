@@ -204,6 +204,7 @@ class Recovery:
         """Nobody wants to lead while somebody does, and nothing is wrong."""
         cluster = self._cluster
         observer, world = cluster.observer, cluster.world
+        world.run(world.now_ns + round(_CALM_S * NS_PER_S))  # who was removed a moment ago is about to learn it
         before, conf = observer.candidacies, observer.latest_conf
         world.run(world.now_ns + round((_CALM_S + _CALM_TIMEOUTS * cluster.options.election_timeout_s) * NS_PER_S))
         if observer.candidacies != before and observer.latest_conf == conf and cluster.violation is None:
