@@ -169,9 +169,17 @@ class Cluster:
         lost.add(node.member_id)
         leaving = self.operator.asked_to_leave
         conf = self.observer.latest_conf
-        electorates = [*self.observer.electorates(), conf.voters | conf.learners]  # they may be promoted any moment
+        electorates = [*self.observer.electorates(), conf.voters | conf.learners]  # they may be promoted any moment,
+        for learner in sorted(conf.learners):  # or one of them, in place of whom it replaces
+            electorates.append(conf.voters | {learner})
+            electorates += [conf.voters - {voter} | {learner} for voter in self._replaced_by(learner)]
         electorates += [voters - leaving for voters in electorates if voters & leaving]
         return all(2 * len(voters - lost) > len(voters) for voters in electorates)
+
+    def _replaced_by(self, learner: int) -> list[int]:
+        """Whose place a learner is meant to take, as far as anybody knows: one member or none."""
+        states = [node.member.machine.cluster for node in self.nodes.values() if node.member is not None]
+        return sorted({state.replaced_by(learner) for state in states} - {0})
 
     # What happens
 
