@@ -367,6 +367,18 @@ def test_the_sender_hears_that_the_verification_goes_on() -> None:
     assert receiver.on_frame(LEADER, offer, 103.0) == [Done(offer.transfer)]  # the first one was lost
 
 
+def test_a_sender_that_gives_up_behind_its_last_piece_is_no_matter() -> None:
+    """Its leadership ended. What is here is verified all the same, also when the next leader offers it once more."""
+    data = bytes(50)
+    receiver, offer = receiving(Memory(), data)
+    receiver.on_frame(LEADER, Chunk(offer.transfer, 0, data), 0.5)
+    assert receiver.on_frame(LEADER, Abort(offer.transfer, "this member does not lead any more"), 0.6) == []
+    assert receiver.state is TransferState.VERIFYING
+    assert receiver.on_frame(LEADER + 1, offer, 0.7) == [Request(offer.transfer, 50, 500, True)]
+    assert receiver.verified("", 0.8) == [Done(offer.transfer)]
+    assert receiver.sender == LEADER + 1
+
+
 def test_a_newer_snapshot_replaces_the_one_under_way_and_an_older_one_does_not() -> None:
     receiver, offer = receiving(Memory(), bytes(1000))
     older, newer = offer_of(b"older", index=4), offer_of(b"newer", index=6)

@@ -236,7 +236,8 @@ class Receiver:
         if self.offer is None or sender != self.sender or frame.transfer != self.offer.transfer:
             return []  # from before a restart, or of a sender that will hear from us no more and give up
         if isinstance(frame, Abort):
-            self._end(f"the sender gave up: {frame.reason}")
+            if self.state is TransferState.MOVING:  # behind that everything is here, whoever leads now
+                self._end(f"the sender gave up: {frame.reason}")
         elif isinstance(frame, Chunk) and self.state is TransferState.MOVING:
             self._heard_at = now
             return self._take(frame, now)
