@@ -70,6 +70,7 @@ class Observer:
         self._heirs: set[tuple[int, int]] = set()  # (term, member) that the leader of the term told to stand
         self._terms = {0}  # that somebody has stood in
         self._entries: dict[int, int] = {}  # committed: index -> term
+        self._committed_in: dict[int, int] = {}  # and the term of who knew it first
         self._states: dict[int, tuple[object, ...]] = {}  # applied index -> checksums
         self._hashes: dict[int, bytes] = {}
         self._confs: dict[int, ConfState] = {}  # in force after the membership entry of that index
@@ -383,6 +384,8 @@ class Observer:
         self._check_votes(raft)
         for index in range(self.commit, max(raft.log.first_index - 1, self.commit - 20), -1):
             entry = self._entries.get(index)
+            if self._committed_in.get(index, raft.term) >= raft.term:
+                continue  # by a later leader: this one took its time to find out that it was elected
             if entry is not None and not raft.log.matches(index, entry):
                 raise Violation(
                     "leader completeness",
@@ -407,7 +410,9 @@ class Observer:
             term = log.term(index)
             if known is None:
                 entries[index] = term
+                self._committed_in[index] = raft.term
                 entries.pop(index - _KEPT, None)
+                self._committed_in.pop(index - _KEPT, None)
             elif known != term:
                 raise Violation(
                     "log matching",
