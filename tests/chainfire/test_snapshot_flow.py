@@ -48,6 +48,7 @@ class Side:
         self.log_reaches_back = True
         self.applied = 0
         self.reports: list[tuple[int, bool]] = []
+        self.defects: list[Exception] = []
         self.received: asyncio.Future[Received] = asyncio.get_running_loop().create_future()
         directory.mkdir()
         self.flow = SnapshotFlow(
@@ -60,6 +61,7 @@ class Side:
             send=self._send,
             report=lambda member, done: self.reports.append((member, done)),
             on_received=self.received.set_result,
+            on_fatal=self.defects.append,
             name_of=str,
             disk=OsDisk(),
             stores=stores,
@@ -175,5 +177,23 @@ def test_a_snapshot_that_is_here_already_is_not_fetched_again(tmp_path: Path) ->
         assert not receiver.received.done()
         await sender.flow.close()
         await receiver.flow.close()
+
+    asyncio.run(main())
+
+
+def test_a_defect_is_told_and_not_the_end_of_all_transfers_in_silence(tmp_path: Path) -> None:
+    class Defective(ToNobody):
+        async def _make(self, path: Path) -> SnapshotInfo:
+            raise AssertionError(f"{path.name} cannot be")
+
+    async def main() -> None:
+        side = Defective(tmp_path / "a", 1, StateStore)
+        side.flow.wanted(2)
+        async with asyncio.timeout(30):
+            while not side.defects:
+                await asyncio.sleep(0.002)
+        assert [str(error) for error in side.defects] == ["outgoing.snapshot cannot be"]
+        await side.flow.close()
+        assert len(side.defects) == 1
 
     asyncio.run(main())

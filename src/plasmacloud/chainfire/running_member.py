@@ -261,6 +261,7 @@ class RunningMember:
             send=replica.send_snapshot_frame,
             report=replica.raft.report_snapshot,
             on_received=self._on_received,
+            on_fatal=self._on_fatal,
             name_of=lambda member: replica.cluster.name_of(member),
             disk=self.environment.disk,
             stores=self.environment.stores,

@@ -11,9 +11,10 @@ that was too far behind to be useful is the only one that pauses.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -59,6 +60,7 @@ class SnapshotFlow:
         send: Callable[[int, bytes], bool],
         report: Callable[[int, bool], None],
         on_received: Callable[[Received], None],
+        on_fatal: Callable[[Exception], None],
         name_of: Callable[[int], str],
         disk: Disk,
         stores: RecordStores,
@@ -68,6 +70,7 @@ class SnapshotFlow:
 
         ``applied()``: the index that the state has reached. ``continues(index)``: the log goes on behind that index.
         ``send(member, frame)`` is False when the frame cannot leave now. ``report(member, success)`` tells raft.
+        ``on_fatal(error)`` is told of a defect: without it nothing would ever be sent or received again.
         """
         self._directory = directory
         self._disk = disk
@@ -85,6 +88,7 @@ class SnapshotFlow:
         self._send = send
         self._report = report
         self._on_received = on_received
+        self._on_fatal = on_fatal
         self._name_of = name_of
         self._config = config or TransferConfig()
         self._loop = asyncio.get_running_loop()
@@ -123,7 +127,7 @@ class SnapshotFlow:
             return
         self._wanting.add(member)
         if self._making is None:
-            self._making = self._loop.create_task(self._make_one())
+            self._making = self._begin(self._make_one())
 
     async def _make_one(self) -> None:
         try:
@@ -196,6 +200,15 @@ class SnapshotFlow:
 
     # Both
 
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._on_fatal(error)
+
     def on_frame(self, member: int, data: bytes) -> None:
         """A frame of a transfer. Raises `BadFrame`, which ends the connection."""
         frame = decode_frame(data)
@@ -246,7 +259,7 @@ class SnapshotFlow:
         for frame in frames:
             self._send(self._receiver.sender, encode_frame(frame))
         if self._receiver.state is TransferState.VERIFYING and self._finishing is None:
-            self._finishing = self._loop.create_task(self._finish())
+            self._finishing = self._begin(self._finish())
 
     async def _finish(self) -> None:
         """Everything has arrived: check it and build the state from it, beside the present one."""

@@ -93,7 +93,7 @@ def _context(frame: bytes) -> int:
 def _listening(
     authority: Authority, on_frame: Callable[[int, bytes], None], here: int, sender: int, frame: bytes
 ) -> None:
-    if not frame[0] and frame[1] in _ANSWERS and not frame[2] & _REJECT:
+    if not frame[0] and frame[1] in _ANSWERS:  # who refuses entries is there, too
         term = _HEADER.unpack_from(frame)[5]
         authority.arrived(frame[1], here, sender, term, _context(frame))
     on_frame(sender, frame)
