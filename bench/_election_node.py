@@ -18,6 +18,7 @@ from plasmacloud.election.errors import StaleEpoch
 from plasmacloud.election.fencing import guarded
 from plasmacloud.election.leadership import Epoch, Leadership, Role
 from plasmacloud.election.timers import Timers
+from plasmacloud.postgres.sessions import SESSION_FAILURES
 
 _RETRY_S = 0.002
 
@@ -59,7 +60,7 @@ class Node:
                     )
             except StaleEpoch:
                 return
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            except SESSION_FAILURES:
                 await asyncio.sleep(_RETRY_S)
                 continue
             print("wrote", epoch.number, time.monotonic(), flush=True)

@@ -13,6 +13,7 @@ from plasmacloud.election.backend import open_backend
 from plasmacloud.election.errors import StaleEpoch
 from plasmacloud.election.fencing import guarded
 from plasmacloud.election.leadership import Epoch, Leadership
+from plasmacloud.postgres.sessions import SESSION_FAILURES
 
 
 def report(view: Leadership) -> None:
@@ -37,7 +38,7 @@ async def main(url: str, election: str, node_id: str) -> None:
                 await write(writer, election, node_id, view.epoch)
             except StaleEpoch:
                 pass
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            except SESSION_FAILURES:
                 writer.terminate()  # it stood still within a transaction, which the server ended
                 writer = await asyncpg.connect(url)
         await asyncio.sleep(0.005)

@@ -13,6 +13,7 @@ from plasmacloud.election.fencing import guarded
 from plasmacloud.election.leadership import Epoch
 from plasmacloud.election.timers import Timers
 from plasmacloud.postgres import PostgresServer, StopMode, copy_from, promote, require_synchronous, rewind_to
+from plasmacloud.postgres.sessions import SESSION_FAILURES
 
 SHORT = Timers(epoch_timeout=0.5)
 
@@ -104,7 +105,7 @@ class Writer:
                     await session.execute("INSERT INTO kept VALUES ($1, $2, $3)", *epoch, self._number)
             except StaleEpoch:
                 continue
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            except SESSION_FAILURES:
                 if session is not None:
                     session.terminate()
                 continue
@@ -113,6 +114,8 @@ class Writer:
     async def end(self) -> None:
         self.task.cancel()
         await asyncio.wait({self.task})
+        if not self.task.cancelled():
+            self.task.result()  # it never ends by itself, so this raises what ended it
 
 
 def test_failover_to_the_synchronous_standby_loses_nothing_and_epochs_go_up(tmp_path: Path) -> None:
@@ -136,8 +139,10 @@ def test_failover_to_the_synchronous_standby_loses_nothing_and_epochs_go_up(tmp_
                 assert second > first
                 assert second.timeline == 2
                 assert second.number > first.number, "a required standby has every epoch that was led with"
-                writer = writers[(a, b).index(leader)]
-                await until(lambda: any(epoch[0] == 2 for epoch in writer.acknowledged), "writes are accepted again")
+                await until(
+                    lambda: any(write[0] == 2 for writer in writers for write in writer.acknowledged),
+                    "writes are accepted again",
+                )
             finally:
                 for writer in writers:
                     await writer.end()

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import asyncpg
 import pytest
 from contest import connect, contest, new_election, run, until, until_fetched, url_of
 from server_rig import Rig, call, eventually, running_rig
@@ -19,6 +18,7 @@ from plasmacloud.election.fencing import guarded
 from plasmacloud.election.leadership import Epoch
 from plasmacloud.postgres import Binaries, PostgresServer, StopMode, find_binaries
 from plasmacloud.postgres.privileges import confinement
+from plasmacloud.postgres.sessions import SESSION_FAILURES
 
 ORDER = json.dumps({"operator": "ann", "reason": "drill"}).encode()
 
@@ -92,7 +92,7 @@ def test_a_guarded_write_that_stands_still_is_ended_by_the_server(server: Postgr
                 async with guarded(writer, Epoch(1, 1), election=election, limit_s=0.2):
                     await writer.execute("INSERT INTO slow VALUES (1)")
                     await until(writer.is_closed, "the server ends the session")
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            except SESSION_FAILURES:
                 pass
             else:
                 pytest.fail("a transaction was committed on a session that had ended")

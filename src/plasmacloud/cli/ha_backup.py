@@ -156,6 +156,7 @@ def _with_database(url: str, work: Callable[[Any], Awaitable[T]]) -> T:
         import asyncpg
 
         from plasmacloud.election.postgres_errors import describe_url, diagnose
+        from plasmacloud.postgres.sessions import SESSION_FAILURES
 
         connection: Any = None
         try:
@@ -164,7 +165,7 @@ def _with_database(url: str, work: Callable[[Any], Awaitable[T]]) -> T:
                     url, timeout=5.0, server_settings={"application_name": "plasma-backup"}
                 )
                 return await work(connection)
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except SESSION_FAILURES as error:
             raise diagnose(error, describe_url(url)) from error
         finally:
             if connection is not None:

@@ -71,6 +71,8 @@ class Database:
                 return connection
         import asyncpg
 
+        from plasmacloud.postgres.sessions import SESSION_FAILURES
+
         try:
             async with asyncio.timeout(min(self._connect_timeout_s, max(0.0, left_s))):
                 return await asyncpg.connect(
@@ -86,7 +88,7 @@ class Database:
             raise ElectionUnavailable("the database does not answer") from None
         except asyncpg.exceptions.TargetServerAttributeNotMatched:
             raise ElectionUnavailable("the server is a standby: it takes no writes") from None
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except SESSION_FAILURES as error:
             raise ElectionUnavailable(f"the database cannot be reached: {error}") from error
 
     async def _give_back(self, connection: Any, task: "asyncio.Task[Any]", good: bool) -> None:

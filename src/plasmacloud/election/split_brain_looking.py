@@ -97,12 +97,14 @@ async def _ask(url: str, service: ElectionService) -> Claim | str:
 async def _look_at(host: str, url: str, election: str) -> HostView:
     import asyncpg
 
+    from plasmacloud.postgres.sessions import SESSION_FAILURES
+
     connection: Any = None
     try:
         async with asyncio.timeout(ASK_S):
             connection = await asyncpg.connect(url, server_settings={"application_name": "plasma-split-brain"})
             return await _read_host(connection, host, election)
-    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except SESSION_FAILURES as error:
         return HostView(host=host, problem=str(diagnose(error, host)))
     finally:
         if connection is not None:

@@ -226,6 +226,8 @@ async def _on_host(service: ElectionService, host: str, work: Callable[[Any], Aw
     """Do something on one host, with a deadline. Raises `Problem`."""
     import asyncpg
 
+    from plasmacloud.postgres.sessions import SESSION_FAILURES
+
     url = dict(split_hosts(service.config.backend))[host]
     connection: Any = None
     try:
@@ -236,7 +238,7 @@ async def _on_host(service: ElectionService, host: str, work: Callable[[Any], Aw
                 await ensure_schema(connection, service.config.election)
                 await ensure_contender_schema(connection)
             await work(connection)
-    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except SESSION_FAILURES as error:
         reason = diagnose(error, host)
         raise Problem(BACKEND, str(reason), hint=reason.hint, outcome=Outcome.UNKNOWN) from error
     finally:

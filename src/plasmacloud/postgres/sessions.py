@@ -7,6 +7,10 @@ import asyncpg
 
 from plasmacloud.postgres.errors import PostgresError
 
+SESSION_FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What talking to a server raises when the server, the network or the session fails; ``OSError`` has ``TimeoutError``.
+``InternalClientError``: asyncpg, when a session ends between two steps of one call, or no host is as was asked for."""
+
 
 class NotReady(PostgresError):
     """Nobody answers, or the server is starting, stopping or recovering: ask again."""
@@ -33,6 +37,8 @@ async def open_session(url: str, *, timeout: float, passfile: str | None = None)
         raise PostgresError(f"the server refuses the user: {error}", hint="check user and password") from error
     except asyncpg.InvalidCatalogNameError as error:
         raise PostgresError(f"{error}", hint="create the database, or name another") from error
+    except asyncpg.InternalClientError as error:
+        raise NotReady(str(error)) from error
     except asyncpg.PostgresError as error:
         raise PostgresError(f"the server refuses the session: {error}") from error
     except (asyncpg.InterfaceError, ValueError) as error:
@@ -43,7 +49,7 @@ async def ask(session: Any, statement: str, *arguments: object, timeout: float) 
     """The rows of one query. Raises `PostgresError` for everything that goes wrong."""
     try:
         return [tuple(row) for row in await session.fetch(statement, *arguments, timeout=timeout)]
-    except _FAILURES as error:
+    except SESSION_FAILURES as error:
         raise _explained(error, timeout) from error
 
 
@@ -51,11 +57,8 @@ async def command(session: Any, statement: str, *, timeout: float) -> str:
     """Run one statement; returns its command tag. Raises `PostgresError` for everything that goes wrong."""
     try:
         return str(await session.execute(statement, timeout=timeout))
-    except _FAILURES as error:
+    except SESSION_FAILURES as error:
         raise _explained(error, timeout) from error
-
-
-_FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 def _explained(error: BaseException, timeout: float) -> PostgresError:

@@ -6,11 +6,10 @@ programs to send.
 
 from typing import Any
 
-import asyncpg
-
 from plasmacloud.lab.election.contended import Put
 from plasmacloud.postgres import PostgresServer
 from plasmacloud.postgres.errors import PostgresError
+from plasmacloud.postgres.sessions import SESSION_FAILURES
 from plasmacloud.verify.history import Outcome
 
 FENCE = "SELECT epoch FROM leadership_state WHERE election = $1 AND timeline = $2 AND epoch = $3 FOR SHARE"
@@ -39,7 +38,7 @@ async def write_guarded(database: PostgresServer, epoch: str, key: str, value: s
         await session.execute(_WRITE, key, value, timeline, number, timeout=_TIMEOUT_S)
         committing = True
         await session.execute("COMMIT", timeout=_TIMEOUT_S)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except SESSION_FAILURES as error:
         outcome = Outcome.INFO if committing else Outcome.FAIL
         return Put(outcome, epoch, said=str(error) or type(error).__name__)
     finally:

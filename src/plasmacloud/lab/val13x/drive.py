@@ -3,8 +3,6 @@
 import time
 from collections.abc import Awaitable, Callable
 
-import asyncpg
-
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.lab.val13x import names
 from plasmacloud.lab.val13x.database_courses import pg_immediate_stop, pg_sigkill, sync_failover, sync_standby_lost
@@ -19,6 +17,7 @@ from plasmacloud.lab.val13x.pooler_course import pooler_refused
 from plasmacloud.lab.val13x.rig import Val13xRig
 from plasmacloud.lab.val13x.split_brain_course import split_brain_detect_recover
 from plasmacloud.lab.watcher import WaitedTooLong
+from plasmacloud.postgres.sessions import SESSION_FAILURES
 from plasmacloud.verify.files import encode_lines
 
 Course = Callable[[Val13xRig], Awaitable[None]]
@@ -66,7 +65,7 @@ async def _scenario(rig: Val13xRig, name: str) -> None:
         for number in range(1, trials + 1):
             rig.progress.trial = number
             await COURSES[name](rig)
-    except (PlasmaError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (PlasmaError, *SESSION_FAILURES) as error:
         cause = "target" if isinstance(error, WaitedTooLong) else "lab"
         problem = str(error) + (f" ({error.hint})" if isinstance(error, PlasmaError) and error.hint else "")
     rig.fact(Ended(at_ns=time.monotonic_ns(), scenario=name, last_trial=rig.trial, problem=problem, cause=cause))
