@@ -26,6 +26,9 @@ Machine = str
 
 _RETRANSMIT_NS = 200_000_000
 _DIALLER_PORT = 50_000
+_CALM_JITTERS = 4.0
+"""Where nothing is at fault, no piece comes later than this many times the mean: the longest of many thousand would
+outlast an election timeout, and it is right to stand for election then."""
 
 
 class NetworkOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +156,7 @@ class Network:
     ) -> None:
         self.options = options
         self.trace = trace
-        self.faulty = True  # probabilities count
+        self.faulty = True  # probabilities count, and delays have no limit
         self.cut_count = 0
         self._world = world
         self._rng = rng
@@ -254,7 +257,8 @@ class Network:
         options = self.options
         delay_s = options.delay_s
         if options.jitter_s:
-            delay_s += options.jitter_s * self._rng.expovariate(1.0)
+            jitters = self._rng.expovariate(1.0)
+            delay_s += options.jitter_s * (jitters if self.faulty else min(jitters, _CALM_JITTERS))
         if self._slow:
             delay_s *= self._slow.get((here, there), 1.0)
         return round(delay_s * NS_PER_S)
