@@ -7,8 +7,8 @@ from lab_handmade import plan
 from rich.console import Console
 
 from plasmacloud.lab import live
+from plasmacloud.lab.observed_load import Progress
 from plasmacloud.lab.plan import Plan
-from plasmacloud.lab.rig import Progress
 
 
 class Load:

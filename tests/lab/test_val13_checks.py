@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from lab_handmade import write_record
 from val13_handmade import MS, good_case, good_files, good_record, quorum_text, status_text
 
 from plasmacloud.lab.election.judging import (
@@ -14,7 +15,7 @@ from plasmacloud.lab.election.judging import (
 )
 from plasmacloud.lab.judge import judge_directory
 from plasmacloud.lab.judging import Case, check_rpo
-from plasmacloud.lab.recorder import Record, Recorder
+from plasmacloud.lab.recorder import Record
 from plasmacloud.lab.suites import suite_reports_differ, write_suite_reports
 from plasmacloud.lab.val13 import names
 from plasmacloud.lab.val13.checks import failover_times, ten_checks
@@ -154,16 +155,7 @@ def test_a_server_that_does_not_stop_cleanly_is_found() -> None:
 
 
 def write(directory: Path, record: Record, files: dict[str, str], epochs: int = 7) -> None:
-    recorder = Recorder(directory, record.plan)
-    for event in record.events:
-        recorder.event(event)
-    for op in record.history:
-        recorder.op(op)
-    for sample in record.statuses:
-        recorder.status(sample)
-    for reading in record.readings:
-        recorder.reading(reading)
-    recorder.flush()
+    write_record(directory, record)
     for name, text in files.items():
         (directory / name).write_text(text)
     rows = [EpochRow(number, 1, NODE1 if number % 2 else NODE2, "t", "", "") for number in range(1, epochs + 1)]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from lab_handmade import write_record
 from val13x_handmade import (
     MS,
     at,
@@ -13,7 +14,6 @@ from val13x_handmade import (
     good_gathered,
     good_record,
     leaders,
-    plan,
     trial_of,
     with_fact,
     write_own_files,
@@ -25,7 +25,7 @@ from plasmacloud.lab.election.guarded_sql import FENCE
 from plasmacloud.lab.election.judging import check_fence
 from plasmacloud.lab.judge import judge_directory
 from plasmacloud.lab.judging import Case
-from plasmacloud.lab.recorder import Record, Recorder
+from plasmacloud.lab.recorder import Record
 from plasmacloud.lab.suites import suite_reports_differ, write_suite_reports
 from plasmacloud.lab.val13x import names
 from plasmacloud.lab.val13x.checks import backwards, scenario_checks, step_down_ms, takeover_ms
@@ -72,18 +72,7 @@ def test_good_evidence_passes_everything() -> None:
 def test_the_whole_suite_passes_and_its_reports_follow_from_the_files(tmp_path: Path) -> None:
     record = good_record()
     directory = tmp_path / "val13x"
-    recorder = Recorder(directory, plan())
-    for event in record.events:
-        recorder.event(event)
-    for op in record.history:
-        recorder.op(op)
-    for sample in record.statuses:
-        recorder.status(sample)
-    for attempt in record.registers:
-        recorder.register(attempt)
-    for reading in record.readings:
-        recorder.reading(reading)
-    recorder.flush()
+    write_record(directory, record)
     write_own_files(directory, good_gathered())
     judgement = judge_directory(directory)
     assert {check.name: check.findings for check in judgement.checks if check.verdict is not PASS} == {}

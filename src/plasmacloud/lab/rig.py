@@ -13,18 +13,16 @@ from typing import Protocol
 import msgspec
 
 from plasmacloud.lab.cluster import Cluster
+from plasmacloud.lab.observed_load import ObservedLoad
 from plasmacloud.lab.plan import Plan
 from plasmacloud.lab.recorder import Recorder
 from plasmacloud.lab.watcher import CALM_S, WaitedTooLong, Watcher
 from plasmacloud.lab.wire import AttemptFailed, NodeApi
 from plasmacloud.lab.workload import Workload, trial_prefix
 from plasmacloud.verify.events import (
-    AnyEvent,
     CaughtUp,
     LeaderSeen,
-    LoopStall,
     NodeStarted,
-    ServiceResumed,
     TrialBegan,
     UnexpectedExit,
     WindowClosed,
@@ -36,7 +34,6 @@ AFTERMATH_OPS = 40
 _BARRIER_KEY = "lab-barrier"
 _CALL_TIMEOUT_S = 2.0
 _READ_TIMEOUT_S = 20.0
-_STALL_S = 0.025
 
 
 class Leadership(msgspec.Struct, frozen=True):
@@ -54,42 +51,19 @@ class Undoable(Protocol):
         """Take the fault away again."""
 
 
-class Progress(msgspec.Struct):
-    """What the live display shows about the scenario under way."""
-
-    doing: str = ""
-    trial: int = 0
-    last_rto_ms: float | None = None
-
-
-class Rig:
+class Rig(ObservedLoad):
     """Cluster, workload and watcher of one scenario run."""
 
     def __init__(self, plan: Plan, cluster: Cluster, recorder: Recorder) -> None:
-        self.plan = plan
+        super().__init__(plan, recorder)
         self.cluster = cluster
-        self.recorder = recorder
         self.rng = random.Random(f"{plan.seed}/{plan.target}/{plan.scenario}")
-        self.workload = Workload(cluster, recorder, plan)
+        self.workload: Workload = Workload(cluster, recorder, plan)
         self.watcher = Watcher(cluster, recorder)
-        self.progress = Progress()
-        self.trial = 0
         self.ended_pids: set[int] = set()  # processes that a fault has ended
         self._barriers = 0
         self._barrier_revision = 0
         self._stall_watch: asyncio.Task[None] | None = None
-
-    # -- recording ---------------------------------------------------------------------------------------------
-
-    def record(self, make: Callable[..., AnyEvent], *, at_ns: int | None = None, **facts: object) -> AnyEvent:
-        """Record an event of the current trial, now or at the given time."""
-        event = make(at_ns=time.monotonic_ns() if at_ns is None else at_ns, trial=self.trial, **facts)
-        self.recorder.event(event)
-        return event
-
-    def doing(self, what: str) -> None:
-        """Tell the live display."""
-        self.progress.doing = what
 
     # -- start and stop ----------------------------------------------------------------------------------------
 
@@ -102,7 +76,7 @@ class Rig:
 
     async def start(self) -> None:
         """Start all members and the observers; no load yet."""
-        self._stall_watch = asyncio.create_task(self._watch_stalls())
+        self._stall_watch = asyncio.create_task(self.watch_stalls())
         self.doing("starting")
         self.watcher.start()
         for name in self.cluster.names:
@@ -161,20 +135,6 @@ class Rig:
         assert first is not None
         self.record(LeaderSeen, node=first.node, member=first.member, term=first.term)
         return first
-
-    async def traffic(self, count: int, *, timeout: float = 10.0) -> None:
-        """Wait for ``count`` more acknowledged writes. Being late is not an error here: the judge counts."""
-        target = self.workload.acknowledged + count
-        await self.workload.wait(lambda: self.workload.acknowledged >= target, timeout=timeout)
-
-    async def resumed(self, after_ns: int) -> bool:
-        """Wait until a write that was sent after ``after_ns`` has been acknowledged; records it either way."""
-        workload = self.workload
-        ok = await workload.wait(
-            lambda: workload.newest_invoke_acknowledged_ns > after_ns, timeout=self.plan.recovery_deadline_s
-        )
-        self.record(ServiceResumed, ok=ok, waited_ms=(time.monotonic_ns() - after_ns) / 1e6)
-        return ok
 
     async def caught_up(self) -> bool:
         """Write a barrier and wait until every running node has applied it; records it either way."""
@@ -284,13 +244,3 @@ class Rig:
         self.trial = 0
         await self.caught_up()
         await self.read_everywhere("final", prefix)
-
-    async def _watch_stalls(self) -> None:
-        """Record when the lab's own event loop was late: that limits what it can have measured."""
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + 0.01
-            await asyncio.sleep(0.01)
-            late_s = loop.time() - due
-            if late_s > _STALL_S:
-                self.record(LoopStall, late_ms=late_s * 1e3)

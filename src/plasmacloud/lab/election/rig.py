@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from plasmacloud.base.process import ManagedProcess, ProcessError
@@ -16,25 +16,22 @@ from plasmacloud.lab.election.api import ServerApi
 from plasmacloud.lab.election.servers import PLASMA, ElectionServer
 from plasmacloud.lab.election.watching import StatusWatcher
 from plasmacloud.lab.election.writers import KEY_PREFIX, FencedWrites
+from plasmacloud.lab.observed_load import ObservedLoad
 from plasmacloud.lab.plan import Plan
 from plasmacloud.lab.recorder import Recorder
-from plasmacloud.lab.rig import Progress
 from plasmacloud.lab.watcher import WaitedTooLong
 from plasmacloud.lab.wire import AttemptFailed
 from plasmacloud.postgres import PostgresServer, StopMode
 from plasmacloud.postgres.sessions import NotReady
 from plasmacloud.verify.events import (
-    AnyEvent,
     CaughtUp,
     FaultInjected,
     FaultProof,
     LeaderSeen,
-    LoopStall,
     NodeRestarted,
     NodeStarted,
     Note,
     ProcessEnded,
-    ServiceResumed,
     TrialBegan,
     UnexpectedExit,
     WindowClosed,
@@ -47,11 +44,10 @@ END_DEADLINE_S = 15.0
 AFTERMATH_OPS = 20
 _CLI_TIMEOUT_S = 30.0
 _POLL_S = 0.05
-_STALL_S = 0.025
 _LEDGER = "SELECT key, value, epoch, version FROM ha_probe WHERE starts_with(key, $1) ORDER BY key"
 
 
-class ElectionRig:
+class ElectionRig(ObservedLoad):
     """One PostgreSQL and its election servers, under fenced writes and under observation.
 
     The caller makes the servers; nothing runs before `start_postgres` and `start_server`.
@@ -60,31 +56,16 @@ class ElectionRig:
     def __init__(
         self, plan: Plan, recorder: Recorder, postgres: PostgresServer, servers: Sequence[ElectionServer], data: Path
     ) -> None:
-        self.plan = plan
-        self.recorder = recorder
+        super().__init__(plan, recorder)
         self.directory = recorder.directory
         self.postgres = postgres
         self.servers = {server.name: server for server in servers}
-        self.workload = FencedWrites({s.name: (s.host, s.port) for s in servers}, recorder, plan)
+        self.workload: FencedWrites = FencedWrites({s.name: (s.host, s.port) for s in servers}, recorder, plan)
         self.watcher = StatusWatcher(self.servers, recorder)
-        self.progress = Progress()
-        self.trial = 0
         self._data = data
         self._ended_pids: set[int] = set()  # processes that the lab has ended
         self._tasks: list[asyncio.Task[None]] = []
         self._programs = 0
-
-    # -- recording ---------------------------------------------------------------------------------------------
-
-    def record(self, make: Callable[..., AnyEvent], *, at_ns: int | None = None, **facts: object) -> AnyEvent:
-        """Record an event of the current trial, now or at the given time."""
-        event = make(at_ns=time.monotonic_ns() if at_ns is None else at_ns, trial=self.trial, **facts)
-        self.recorder.event(event)
-        return event
-
-    def doing(self, what: str) -> None:
-        """Tell the live display."""
-        self.progress.doing = what
 
     def note(self, text: str) -> None:
         """Something a reader of the evidence should know."""
@@ -95,7 +76,7 @@ class ElectionRig:
     async def start_postgres(self) -> None:
         """Make the database and start it; observe from here on."""
         self.doing("starting PostgreSQL")
-        self._tasks.append(asyncio.create_task(self._watch_stalls()))
+        self._tasks.append(asyncio.create_task(self.watch_stalls()))
         await self.postgres.create()
         pid = await self.postgres.start()
         self.record(NodeStarted, node=POSTGRES, pid=pid, incarnation=1)
@@ -175,20 +156,6 @@ class ElectionRig:
         number = self.servers[status.node_id].number
         self.record(LeaderSeen, node=status.node_id, member=number, term=status.epoch_number or 0)
         return status.node_id
-
-    async def traffic(self, count: int, *, timeout: float = 30.0) -> None:
-        """Wait for ``count`` more acknowledged writes. Being late is not an error here: the judge counts."""
-        target = self.workload.acknowledged + count
-        await self.workload.wait(lambda: self.workload.acknowledged >= target, timeout=timeout)
-
-    async def resumed(self, after_ns: int) -> bool:
-        """Wait until a write that was sent after ``after_ns`` has been acknowledged; records it either way."""
-        workload = self.workload
-        ok = await workload.wait(
-            lambda: workload.newest_invoke_acknowledged_ns > after_ns, timeout=self.plan.recovery_deadline_s
-        )
-        self.record(ServiceResumed, ok=ok, waited_ms=(time.monotonic_ns() - after_ns) / 1e6)
-        return ok
 
     async def quorum(self, name: str, wanted: str, *, timeout: float) -> tuple[bytes, int, bool]:
         """Ask a server until its quorum is as wanted: the last answer, when it came (ns), and whether it is that."""
@@ -323,13 +290,3 @@ class ElectionRig:
         except NotReady as error:
             missing[POSTGRES] = str(error)
         self.recorder.reading(Reading("final", KEY_PREFIX, 0, began_ns, nodes, missing))
-
-    async def _watch_stalls(self) -> None:
-        """Record when the lab's own event loop was late: that limits what it can have measured."""
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + 0.01
-            await asyncio.sleep(0.01)
-            late_s = loop.time() - due
-            if late_s > _STALL_S:
-                self.record(LoopStall, late_ms=late_s * 1e3)
