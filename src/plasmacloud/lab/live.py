@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from plasmacloud.lab.judge import Judgement
-from plasmacloud.lab.plan import Plan
 from plasmacloud.lab.observed_load import Progress
+from plasmacloud.lab.plan import Plan
 from plasmacloud.lab.tables import milliseconds, verdict_text
 from plasmacloud.verify.statistics import summarize
 
