@@ -86,7 +86,7 @@ class StateMachineExecutor:
         ((seq, applied),) = self.machine.apply(index, 2, data, local_origin=self._origin)
         assert seq == self._seq
         if applied.error is not None:
-            raise applied.error
+            raise applied.error()
         return applied.body
 
 

@@ -28,7 +28,7 @@ from plasmacloud.chainfire.commands import (
     decode_member_command,
 )
 from plasmacloud.chainfire.members import ClusterIdentity, Member, Publication, format_id, identifier
-from plasmacloud.chainfire.mvcc.refusals import RpcRefusal, not_a_message
+from plasmacloud.chainfire.mvcc.refusals import Refusal, not_a_message
 from plasmacloud.raft import membership
 from plasmacloud.raft.membership import BadConfState, Change, ChangeKind, ConfState
 from plasmacloud.rpc.status import StatusCode
@@ -37,20 +37,20 @@ MAX_VOTERS = 15
 MAX_LEARNERS = 16
 _REMEMBERED = 1000  # former members whose ids are kept
 
-MEMBER_NOT_FOUND = RpcRefusal(StatusCode.NOT_FOUND, "etcdserver: member not found")
-PEER_URL_EXISTS = RpcRefusal(StatusCode.FAILED_PRECONDITION, "etcdserver: Peer URLs already exists")
-BAD_MEMBER_URLS = RpcRefusal(StatusCode.INVALID_ARGUMENT, "etcdserver: given member URLs are invalid")
-NOT_A_LEARNER = RpcRefusal(StatusCode.FAILED_PRECONDITION, "etcdserver: can only promote a learner member")
-TOO_MANY_LEARNERS = RpcRefusal(StatusCode.FAILED_PRECONDITION, "etcdserver: too many learner members in cluster")
-NOT_ENOUGH_STARTED = RpcRefusal(
+MEMBER_NOT_FOUND = Refusal(StatusCode.NOT_FOUND, "etcdserver: member not found")
+PEER_URL_EXISTS = Refusal(StatusCode.FAILED_PRECONDITION, "etcdserver: Peer URLs already exists")
+BAD_MEMBER_URLS = Refusal(StatusCode.INVALID_ARGUMENT, "etcdserver: given member URLs are invalid")
+NOT_A_LEARNER = Refusal(StatusCode.FAILED_PRECONDITION, "etcdserver: can only promote a learner member")
+TOO_MANY_LEARNERS = Refusal(StatusCode.FAILED_PRECONDITION, "etcdserver: too many learner members in cluster")
+NOT_ENOUGH_STARTED = Refusal(
     StatusCode.UNKNOWN, "etcdserver: re-configuration failed due to not enough started members"
 )
 """UNKNOWN is what etcd 3.5 sends here, although its table of errors says FAILED_PRECONDITION."""
-TOO_MANY_VOTERS = RpcRefusal(StatusCode.FAILED_PRECONDITION, f"chainfire: a cluster has at most {MAX_VOTERS} voters")
-CHANGE_UNDER_WAY = RpcRefusal(
+TOO_MANY_VOTERS = Refusal(StatusCode.FAILED_PRECONDITION, f"chainfire: a cluster has at most {MAX_VOTERS} voters")
+CHANGE_UNDER_WAY = Refusal(
     StatusCode.UNAVAILABLE, "chainfire: not executed: another membership change is being completed"
 )
-OTHER_BIRTH = RpcRefusal(
+OTHER_BIRTH = Refusal(
     StatusCode.FAILED_PRECONDITION,
     "chainfire: the member's data directory is not the one it joined with; remove the member and add it anew",
 )
@@ -166,17 +166,17 @@ class ClusterState:
 
     def _add(self, command: AddMember, index: int) -> int:
         if not command.peers:
-            raise BAD_MEMBER_URLS
+            raise BAD_MEMBER_URLS()
         self._check_free(command.peers, for_member=0)
         if command.replaces and command.replaces not in self._members:
-            raise MEMBER_NOT_FOUND
+            raise MEMBER_NOT_FOUND()
         if self.conf.joint:
-            raise CHANGE_UNDER_WAY
+            raise CHANGE_UNDER_WAY()
         if len(self.conf.learners) >= MAX_LEARNERS:
-            raise TOO_MANY_LEARNERS
+            raise TOO_MANY_LEARNERS()
         joining = sum(1 for member in self._members.values() if member.promote and not member.replaces)
         if command.promote and not command.replaces and len(self.conf.voters) + joining >= MAX_VOTERS:
-            raise TOO_MANY_VOTERS
+            raise TOO_MANY_VOTERS()
         urls = ",".join(peer.url for peer in command.peers)
         new_id = identifier("member", f"{self.cluster_id:x}", urls, str(index))
         assert new_id not in self._members, "two members with the same id by accident"
@@ -190,28 +190,28 @@ class ClusterState:
 
     def _remove(self, command: RemoveMember, index: int) -> int:
         if command.member_id not in self._members:
-            raise MEMBER_NOT_FOUND
+            raise MEMBER_NOT_FOUND()
         if self.conf.joint:
-            raise CHANGE_UNDER_WAY
+            raise CHANGE_UNDER_WAY()
         if self.conf.voters == {command.member_id}:
-            raise NOT_ENOUGH_STARTED  # etcd's answer to removing the last one
+            raise NOT_ENOUGH_STARTED()  # etcd's answer to removing the last one
         self._adopt(membership.change(self.conf, [Change(ChangeKind.REMOVE, command.member_id)]), index)
         return command.member_id
 
     def _promote(self, command: PromoteMember, index: int) -> int:
         member = self._members.get(command.member_id)
         if member is None:
-            raise MEMBER_NOT_FOUND
+            raise MEMBER_NOT_FOUND()
         if member.id not in self.conf.learners:
-            raise NOT_A_LEARNER
+            raise NOT_A_LEARNER()
         if self.conf.joint:
-            raise CHANGE_UNDER_WAY
+            raise CHANGE_UNDER_WAY()
         changes = [Change(ChangeKind.ADD_VOTER, member.id)]
         if member.replaces in self._members:
             changes.append(Change(ChangeKind.REMOVE, member.replaces))
         conf = membership.change(self.conf, changes)
         if len(conf.voters) > MAX_VOTERS:
-            raise TOO_MANY_VOTERS
+            raise TOO_MANY_VOTERS()
         self._members[member.id] = msgspec.structs.replace(member, promote=False, replaces=0)
         self._adopt(conf, index)
         return member.id
@@ -219,9 +219,9 @@ class ClusterState:
     def _update(self, command: UpdateMember) -> int:
         member = self._members.get(command.member_id)
         if member is None:
-            raise MEMBER_NOT_FOUND
+            raise MEMBER_NOT_FOUND()
         if not command.peers:
-            raise BAD_MEMBER_URLS
+            raise BAD_MEMBER_URLS()
         self._check_free(command.peers, for_member=member.id)
         self._members[member.id] = msgspec.structs.replace(member, peers=command.peers)
         self._encoded = None
@@ -231,9 +231,9 @@ class ClusterState:
         """A member has started. Raises `RpcRefusal` when it is none, or not the one it was."""
         member = self._members.get(publication.member_id)
         if member is None:
-            raise MEMBER_NOT_FOUND
+            raise MEMBER_NOT_FOUND()
         if member.birth and publication.birth and member.birth != publication.birth:
-            raise OTHER_BIRTH
+            raise OTHER_BIRTH()
         self._members[member.id] = msgspec.structs.replace(
             member,
             name=publication.name or member.name,
@@ -245,7 +245,7 @@ class ClusterState:
     def _check_free(self, peers: tuple[Address, ...], for_member: int) -> None:
         taken = {peer for member in self._members.values() if member.id != for_member for peer in member.peers}
         if not taken.isdisjoint(peers):
-            raise PEER_URL_EXISTS
+            raise PEER_URL_EXISTS()
 
     def _adopt(self, conf: ConfState, index: int) -> None:
         """Take over a configuration; who is not in it any more has left."""

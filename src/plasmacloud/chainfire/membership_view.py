@@ -20,14 +20,14 @@ from plasmacloud.chainfire.commands import (
     decode_member_command,
     encode_member_command,
 )
-from plasmacloud.chainfire.mvcc.refusals import RpcRefusal
+from plasmacloud.chainfire.mvcc.refusals import Refusal, RpcRefusal
 from plasmacloud.raft.state import Status
 from plasmacloud.rpc.status import StatusCode
 
-LEARNER_NOT_READY = RpcRefusal(
+LEARNER_NOT_READY = Refusal(
     StatusCode.FAILED_PRECONDITION, "etcdserver: can only promote a learner member which is in sync with leader"
 )
-UNHEALTHY = RpcRefusal(StatusCode.UNAVAILABLE, "etcdserver: unhealthy cluster")
+UNHEALTHY = Refusal(StatusCode.UNAVAILABLE, "etcdserver: unhealthy cluster")
 
 IN_SYNC_ENTRIES = 1000
 IN_SYNC_SHARE = 0.1
@@ -237,7 +237,7 @@ def _refuse_promotion(member_id: int, view: MembershipView) -> RpcRefusal | None
     if member is None or member.role is not MemberRole.LEARNER:
         return None
     if not view.in_sync(member):
-        return LEARNER_NOT_READY
+        return LEARNER_NOT_READY()
     return _refuse_voters((view.voters | {member_id}) - {member.replaces}, view)
 
 
@@ -245,5 +245,5 @@ def _refuse_voters(voters: frozenset[int], view: MembershipView) -> RpcRefusal |
     """Whether these could not serve as the voters. A member that answers has started, whatever it published."""
     started = frozenset(member.id for member in view.members if member.started or member.active)
     if not quorum_works(voters, started):
-        return NOT_ENOUGH_STARTED
-    return None if quorum_works(voters, view.active) else UNHEALTHY
+        return NOT_ENOUGH_STARTED()
+    return None if quorum_works(voters, view.active) else UNHEALTHY()

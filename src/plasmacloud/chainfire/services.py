@@ -18,7 +18,7 @@ from plasmacloud.chainfire.cluster_services import parse
 from plasmacloud.chainfire.commands import CommandKind
 from plasmacloud.chainfire.linearizable import LinearizableRead
 from plasmacloud.chainfire.mvcc.hashing import StateHash
-from plasmacloud.chainfire.mvcc.refusals import COMPACTED
+from plasmacloud.chainfire.mvcc.refusals import COMPACTED, Refusal
 from plasmacloud.chainfire.mvcc.store import MvccStore
 from plasmacloud.chainfire.replica import Replica
 from plasmacloud.chainfire.snapshot_flow import CLIENT_PREFIX
@@ -46,9 +46,9 @@ _SNAPSHOT_S = 300.0
 """Longer nobody waits for a snapshot to be made: its moment is not held for longer either (`StateStore.pin`)."""
 _COMPACTION_POLL_S = 0.02
 
-NOT_LEADER = RpcError(StatusCode.FAILED_PRECONDITION, "etcdserver: not leader")
-BAD_TRANSFEREE = RpcError(StatusCode.FAILED_PRECONDITION, "etcdserver: bad leader transferee")
-TRANSFER_TIMED_OUT = RpcError(StatusCode.UNAVAILABLE, "etcdserver: request timed out, leader transfer took too long")
+NOT_LEADER = Refusal(StatusCode.FAILED_PRECONDITION, "etcdserver: not leader")
+BAD_TRANSFEREE = Refusal(StatusCode.FAILED_PRECONDITION, "etcdserver: bad leader transferee")
+TRANSFER_TIMED_OUT = Refusal(StatusCode.UNAVAILABLE, "etcdserver: request timed out, leader transfer took too long")
 
 
 log = get_logger("chainfire")
@@ -321,7 +321,7 @@ class MaintenanceService:
         revision = parse(rpc_pb2.HashKVRequest, body).revision
         header = self._header()
         if 0 < revision <= self._host.machine.store.compact_revision:
-            raise RpcError(COMPACTED.code, COMPACTED.message)
+            raise RpcError(*COMPACTED)
         whole = await self._compute_hash(max(0, revision))
         reply = rpc_pb2.HashKVResponse(header=header, hash=_uint32(whole), compact_revision=whole.compact_revision)
         return reply.SerializeToString()
@@ -345,12 +345,12 @@ class MaintenanceService:
         request = parse(rpc_pb2.MoveLeaderRequest, body)
         host = self._host
         if not host.is_leader:
-            raise NOT_LEADER
+            raise RpcError(*NOT_LEADER)
         if request.targetID not in host.raft.conf.voters:
-            raise BAD_TRANSFEREE
+            raise RpcError(*BAD_TRANSFEREE)
         already_there = request.targetID == host.member_id
         if not already_there and not await host.hand_over(request.targetID, self._hand_over_timeout_s):
-            raise TRANSFER_TIMED_OUT
+            raise RpcError(*TRANSFER_TIMED_OUT)
         return rpc_pb2.MoveLeaderResponse(header=self._header()).SerializeToString()
 
 

@@ -36,7 +36,7 @@ from plasmacloud.chainfire.commands import (
 from plasmacloud.chainfire.members import Publication, member_message
 from plasmacloud.chainfire.mvcc.encoding import plain_put
 from plasmacloud.chainfire.mvcc.records import RecordStore
-from plasmacloud.chainfire.mvcc.refusals import RpcRefusal, not_a_message
+from plasmacloud.chainfire.mvcc.refusals import Refusal, RpcRefusal, not_a_message
 from plasmacloud.chainfire.mvcc.slices import CHUNK_KEYS, SLICE_KEYS, Work
 from plasmacloud.chainfire.mvcc.store import MvccStore, no_leases
 from plasmacloud.raft.membership import ConfState
@@ -57,7 +57,7 @@ class Applied(msgspec.Struct, frozen=True, gc=False):
     """The result of a command: the serialized reply, or the refusal when there is one."""
 
     body: bytes
-    error: RpcRefusal | None = None
+    error: Refusal | None = None
 
 
 Results = list[tuple[int, Applied]]
@@ -319,8 +319,8 @@ class StateMachine:
             if kind == CommandKind.COMPACT:
                 return Applied(self.store.compact(CompactionRequest.FromString(body)))
             return self._execute_for_members(kind, body, want_reply)
-        except RpcRefusal as refusal:
-            return Applied(b"", refusal)
+        except RpcRefusal as refused:
+            return Applied(b"", refused.refusal)
         except DecodeError:
             return _not_parsed(kind)
 
@@ -332,8 +332,8 @@ class StateMachine:
                 reply = yield from store.txn_work(TxnRequest.FromString(body), want_reply=want_reply)
             else:
                 reply = yield from store.delete_range_work(DeleteRangeRequest.FromString(body))
-        except RpcRefusal as refusal:
-            return Applied(b"", refusal)
+        except RpcRefusal as refused:
+            return Applied(b"", refused.refusal)
         except DecodeError:
             return _not_parsed(kind)
         return Applied(reply)
@@ -346,7 +346,7 @@ class StateMachine:
             return self._refused(body)
         assert kind in MEMBERSHIP_KINDS
         if not self._steps_left:
-            raise CHANGE_UNDER_WAY
+            raise CHANGE_UNDER_WAY()
         cluster = self.cluster
         before = cluster.conf
         about = cluster.apply(kind, body, self._entry_index)
@@ -381,7 +381,7 @@ class StateMachine:
         try:
             refused = decode_member_command(CommandKind.REFUSED, body)
             assert isinstance(refused, Refused)
-            return Applied(b"", RpcRefusal(StatusCode(refused.code), refused.message))
+            return Applied(b"", Refusal(StatusCode(refused.code), refused.message))
         except (msgspec.MsgspecError, ValueError):
             raise not_a_message("refusal") from None
 
@@ -428,4 +428,4 @@ class StateMachine:
 
 
 def _not_parsed(kind: int) -> Applied:
-    return Applied(b"", not_a_message(CommandKind(kind).name.lower().replace("_", " ") + " request"))
+    return Applied(b"", not_a_message(CommandKind(kind).name.lower().replace("_", " ") + " request").refusal)

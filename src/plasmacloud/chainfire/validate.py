@@ -95,7 +95,7 @@ def validate_delete_range(body: bytes) -> DeleteRangeRequest:
     except DecodeError:
         raise not_a_message("DeleteRangeRequest") from None
     if not request.key:
-        raise EMPTY_KEY
+        raise EMPTY_KEY()
     check_size(body)
     return request
 
@@ -154,13 +154,13 @@ def validate_peer_urls(urls: Iterable[str]) -> tuple[Address, ...]:
         text = url.strip()
         scheme, _, rest = text.partition("://")
         if scheme.lower() not in ("http", "https") or rest.endswith("/") or "@" in rest or "://" in rest:
-            raise BAD_MEMBER_URLS
+            raise BAD_MEMBER_URLS()
         try:
             addresses.append(parse_address(rest, what="peer URL"))
         except ConfigError:
-            raise BAD_MEMBER_URLS from None
+            raise BAD_MEMBER_URLS() from None
     if not addresses:
-        raise BAD_MEMBER_URLS
+        raise BAD_MEMBER_URLS()
     return tuple(dict.fromkeys(addresses))
 
 
@@ -168,7 +168,7 @@ def check_size(body: bytes) -> None:
     """Refuse a request that is too large to be replicated. Raises `RpcRefusal`."""
     size = len(body)
     if size > MAX_REQUEST_BYTES // 2 and _ENVELOPE_BYTES + len(varint(size)) + size > MAX_REQUEST_BYTES:
-        raise REQUEST_TOO_LARGE
+        raise REQUEST_TOO_LARGE()
 
 
 def is_read_only(request: TxnRequest) -> bool:
@@ -183,18 +183,18 @@ def is_serializable(request: TxnRequest) -> bool:
 
 def _check_range(request: RangeRequest) -> None:
     if not request.key:
-        raise EMPTY_KEY
+        raise EMPTY_KEY()
     if not 0 <= request.sort_order <= _LAST_ORDER or not 0 <= request.sort_target <= _LAST_TARGET:
-        raise INVALID_SORT_OPTION
+        raise INVALID_SORT_OPTION()
 
 
 def _check_put(request: PutRequest) -> None:
     if not request.key:
-        raise EMPTY_KEY
+        raise EMPTY_KEY()
     if request.ignore_value and request.value:
-        raise VALUE_PROVIDED
+        raise VALUE_PROVIDED()
     if request.ignore_lease and request.lease:
-        raise LEASE_PROVIDED
+        raise LEASE_PROVIDED()
 
 
 def _check_txn(request: TxnRequest, max_ops: int) -> bool:
@@ -205,10 +205,10 @@ def _check_txn(request: TxnRequest, max_ops: int) -> bool:
     compare, success, failure = request.compare, request.success, request.failure
     ops = max(len(compare), len(success), len(failure))
     if ops > max_ops:
-        raise TOO_MANY_OPS
+        raise TOO_MANY_OPS()
     for comparison in compare:
         if not comparison.key:
-            raise EMPTY_KEY
+            raise EMPTY_KEY()
     may_overlap = False
     for branch in (success, failure):
         writes = 0
@@ -221,13 +221,13 @@ def _check_txn(request: TxnRequest, max_ops: int) -> bool:
                 _check_range(op.request_range)
             elif kind == "request_delete_range":
                 if not op.request_delete_range.key:
-                    raise EMPTY_KEY
+                    raise EMPTY_KEY()
                 writes += 1
             elif kind == "request_txn":
                 _check_txn(op.request_txn, max_ops - ops)
                 may_overlap = True
             else:
-                raise KEY_NOT_FOUND  # etcd's answer to an operation that is none
+                raise KEY_NOT_FOUND()  # etcd's answer to an operation that is none
         may_overlap = may_overlap or writes > 1
     return may_overlap
 
@@ -259,15 +259,15 @@ def _check_overlaps(ops: Iterable[RequestOp]) -> tuple[set[bytes], list[_Interva
         else_puts, else_deletes = _check_overlaps(txn.failure)
         # Only one of the two branches runs: both may put the same key.
         if not puts.isdisjoint(then_puts) or not puts.isdisjoint(else_puts):
-            raise DUPLICATE_KEY
+            raise DUPLICATE_KEY()
         puts |= then_puts | else_puts
         if deletes and any(_deleted(key, deletes) for key in then_puts | else_puts):
-            raise DUPLICATE_KEY
+            raise DUPLICATE_KEY()
         deletes += then_deletes
         deletes += else_deletes
     for key in own_puts:
         if key in puts or (deletes and _deleted(key, deletes)):
-            raise DUPLICATE_KEY
+            raise DUPLICATE_KEY()
         puts.add(key)
     return puts, deletes
 

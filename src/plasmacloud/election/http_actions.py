@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from litestar import Controller, Request, get, post, put
-from litestar.params import Parameter
+from litestar.params import HeaderParameter
 
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.election.errors import StaleEpoch
@@ -61,7 +61,7 @@ _WRITES = (UNAUTHENTICATED, FORBIDDEN, NOT_LEADER, STALE_EPOCH, BACKEND, OUTCOME
 
 T = TypeVar("T")
 IdempotencyKey = Annotated[
-    str, Parameter(header="Idempotency-Key", required=False, description="The same call twice is done once.")
+    str, HeaderParameter(name="Idempotency-Key", required=False, description="The same call twice is done once.")
 ]
 AnyRequest = Request[Any, Any, Any]
 

@@ -16,7 +16,7 @@ from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from plasmacloud import __version__
@@ -95,7 +95,7 @@ def _ready(answer: ReadyAnswer) -> Response[ReadyAnswer]:
     return Response(answer, status_code=200 if answer.ready else 503)
 
 
-Verbose = Annotated[str | None, Parameter(query="verbose", description="List the checks.")]
+Verbose = Annotated[str | None, QueryParameter(name="verbose", description="List the checks.")]
 
 
 @get("/livez", summary="Whether the process works", media_type="text/plain", sync_to_thread=False, tags=["process"])

@@ -116,7 +116,7 @@ class StoreAgainstOracle(RuleBasedStateMachine):
             assert machine.apply(machine.applied_index + 1, 1, data, local_origin=(1, 1)) == []
         assert replies[0] == replies[1]
         if replies[0].error is not None:
-            raise replies[0].error
+            raise replies[0].error()
         return replies[0].body
 
     @rule(key=keys, value=values)

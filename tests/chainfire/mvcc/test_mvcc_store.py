@@ -137,10 +137,10 @@ def test_previous_values_and_what_is_kept(store: MvccStore) -> None:
     assert [kv.key for kv in delete(store, b"a", b"c", prev_kv=True).prev_kvs] == [b"a", b"b"]
     with pytest.raises(RpcRefusal) as refused:
         put(store, b"a", b"", ignore_value=True)
-    assert refused.value == refusals.KEY_NOT_FOUND
+    assert refused.value == refusals.KEY_NOT_FOUND()
     with pytest.raises(RpcRefusal) as refused:
         put(store, b"a", lease=1)
-    assert refused.value == refusals.LEASE_NOT_FOUND
+    assert refused.value == refusals.LEASE_NOT_FOUND()
 
 
 def test_leases_that_exist_can_be_attached() -> None:
@@ -207,12 +207,12 @@ def test_a_refused_transaction_changes_nothing(store: MvccStore) -> None:
     before = store.state_hash()
     everything = DeleteRangeRequest(key=b"a", range_end=b"\0")
     refused = [
-        (refusals.FUTURE_REVISION, [PutRequest(key=b"b"), RangeRequest(key=b"a", revision=3)]),
-        (refusals.KEY_NOT_FOUND, [PutRequest(key=b"b"), PutRequest(key=b"c", ignore_value=True)]),
-        (refusals.LEASE_NOT_FOUND, [PutRequest(key=b"b"), PutRequest(key=b"c", lease=9)]),
+        (refusals.FUTURE_REVISION(), [PutRequest(key=b"b"), RangeRequest(key=b"a", revision=3)]),
+        (refusals.KEY_NOT_FOUND(), [PutRequest(key=b"b"), PutRequest(key=b"c", ignore_value=True)]),
+        (refusals.LEASE_NOT_FOUND(), [PutRequest(key=b"b"), PutRequest(key=b"c", lease=9)]),
         # etcd 3.5 crashes here: the overlap of the two is not noticed when the request is checked
         (
-            refusals.KEY_NOT_FOUND,
+            refusals.KEY_NOT_FOUND(),
             [everything, PutRequest(key=b"a", ignore_value=True)],
         ),
     ]
@@ -235,13 +235,13 @@ def test_compaction_forgets_what_nobody_may_read(store: MvccStore) -> None:
     for revision in (1, 4):
         with pytest.raises(RpcRefusal) as caught:
             get(store, b"a", revision=revision)
-        assert caught.value == refusals.COMPACTED
+        assert caught.value == refusals.COMPACTED()
     assert [kv.value for kv in get(store, b"a", revision=5).kvs] == [b"2"]
     assert store.index.ids(b"a") == [store.index.newest(b"a")]
     assert store.index.ids(b"b") == []
     assert len(store.records.active) == 1
     assert get(store, b"a").kvs[0].version == 2, "the version goes on counting"
-    for revision, refusal in ((5, refusals.COMPACTED), (6, refusals.FUTURE_REVISION)):
+    for revision, refusal in ((5, refusals.COMPACTED()), (6, refusals.FUTURE_REVISION())):
         with pytest.raises(RpcRefusal) as caught:
             store.compact(CompactionRequest(revision=revision))
         assert caught.value == refusal

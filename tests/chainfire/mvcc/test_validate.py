@@ -54,7 +54,7 @@ def refusal_of(ops: Ops) -> RpcRefusal | None:
     ],
 )
 def test_a_key_may_not_be_written_twice(ops: Ops) -> None:
-    assert refusal_of(ops) == refusals.DUPLICATE_KEY
+    assert refusal_of(ops) == refusals.DUPLICATE_KEY()
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,13 @@ def test_what_is_no_overlap_for_etcd(ops: Ops) -> None:
 @pytest.mark.parametrize(
     ("ops", "refusal"),
     [
-        ([RequestOp()], refusals.KEY_NOT_FOUND),
-        ([read(b"")], refusals.EMPTY_KEY),
-        ([put(b"")], refusals.EMPTY_KEY),
-        ([nest([delete(b"")])], refusals.EMPTY_KEY),
-        ([read(b"a")] * 129, refusals.TOO_MANY_OPS),
+        ([RequestOp()], refusals.KEY_NOT_FOUND()),
+        ([read(b"")], refusals.EMPTY_KEY()),
+        ([put(b"")], refusals.EMPTY_KEY()),
+        ([nest([delete(b"")])], refusals.EMPTY_KEY()),
+        ([read(b"a")] * 129, refusals.TOO_MANY_OPS()),
         ([nest([read(b"a")] * 126), read(b"a")], None),
-        ([nest([read(b"a")] * 127), read(b"a")], refusals.TOO_MANY_OPS),
+        ([nest([read(b"a")] * 127), read(b"a")], refusals.TOO_MANY_OPS()),
     ],
 )
 def test_operations_of_a_transaction(ops: Ops, refusal: RpcRefusal | None) -> None:
@@ -92,10 +92,10 @@ def test_operations_of_a_transaction(ops: Ops, refusal: RpcRefusal | None) -> No
 @pytest.mark.parametrize(
     ("request_", "refusal"),
     [
-        (PutRequest(), refusals.EMPTY_KEY),
-        (PutRequest(key=b"a", value=b"b", ignore_value=True), refusals.VALUE_PROVIDED),
-        (PutRequest(key=b"a", lease=1, ignore_lease=True), refusals.LEASE_PROVIDED),
-        (PutRequest(key=b"a", value=bytes(validate.MAX_REQUEST_BYTES)), refusals.REQUEST_TOO_LARGE),
+        (PutRequest(), refusals.EMPTY_KEY()),
+        (PutRequest(key=b"a", value=b"b", ignore_value=True), refusals.VALUE_PROVIDED()),
+        (PutRequest(key=b"a", lease=1, ignore_lease=True), refusals.LEASE_PROVIDED()),
+        (PutRequest(key=b"a", value=bytes(validate.MAX_REQUEST_BYTES)), refusals.REQUEST_TOO_LARGE()),
         (PutRequest(key=b"a", value=bytes(validate.MAX_REQUEST_BYTES - 100)), None),
     ],
 )
@@ -115,7 +115,7 @@ def test_sort_options_that_do_not_exist(order: int, target: int) -> None:
     body = RangeRequest(key=b"a", sort_order=order, sort_target=target).SerializeToString()  # type: ignore[arg-type]
     with pytest.raises(RpcRefusal) as caught:
         validate.validate_range(body)
-    assert caught.value == refusals.INVALID_SORT_OPTION
+    assert caught.value == refusals.INVALID_SORT_OPTION()
 
 
 def test_only_plain_reads_bypass_the_log() -> None:

@@ -26,9 +26,9 @@ class StateHash:
         self.revision = revision or store.revision
         self.compact_revision = store.compact_revision
         if self.revision > store.revision:
-            raise FUTURE_REVISION
+            raise FUTURE_REVISION()
         if self.revision < self.compact_revision:
-            raise COMPACTED
+            raise COMPACTED()
         self._store = store
         self._upper, self._lower = bound(self.revision), bound(self.compact_revision)
         self._digest = hashlib.blake2b(digest_size=16)

@@ -87,11 +87,11 @@ class RangeQuery:
         """
         revision = request.revision
         if revision > current:
-            raise FUTURE_REVISION
+            raise FUTURE_REVISION()
         if revision <= 0:
             revision = current
         if revision < store.compact_revision:
-            raise COMPACTED
+            raise COMPACTED()
         self._store = store
         self._current = current
         self._revision = revision

@@ -148,7 +148,7 @@ class MvccStore:
         """Apply a Put; return the serialized PutResponse. Raises `RpcRefusal`."""
         lease = request.lease
         if lease and not self.lease_exists(lease):
-            raise LEASE_NOT_FOUND
+            raise LEASE_NOT_FOUND()
         body = self.put_part(request)
         self.revision = self.tip
         self._sub = 0
@@ -181,7 +181,7 @@ class MvccStore:
             previous = self.newest_record(key)
             if request.ignore_value or request.ignore_lease:
                 if previous is None:
-                    raise KEY_NOT_FOUND
+                    raise KEY_NOT_FOUND()
                 old = kv_pb2.KeyValue.FromString(previous)
                 if request.ignore_value:
                     value = old.value
@@ -268,9 +268,9 @@ class MvccStore:
         """
         revision = request.revision
         if revision <= self.compact_revision:
-            raise COMPACTED
+            raise COMPACTED()
         if revision > self.revision:
-            raise FUTURE_REVISION
+            raise FUTURE_REVISION()
         self.compact_revision = revision
         if self.compaction is None:  # else it follows: beginning anew each time, the last keys would never be reached
             self.compaction = Compaction(revision, self.index, self.records)

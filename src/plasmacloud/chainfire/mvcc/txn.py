@@ -160,9 +160,9 @@ def _compare(comparison: Compare, kv: kv_pb2.KeyValue) -> bool:
 
 def _check_put(store: "MvccStore", put: PutRequest) -> None:
     if (put.ignore_value or put.ignore_lease) and put.key not in store.index.live:
-        raise KEY_NOT_FOUND
+        raise KEY_NOT_FOUND()
     if put.lease and not store.lease_exists(put.lease):
-        raise LEASE_NOT_FOUND
+        raise LEASE_NOT_FOUND()
 
 
 def _check_range(store: "MvccStore", request: RangeRequest) -> None:
@@ -170,9 +170,9 @@ def _check_range(store: "MvccStore", request: RangeRequest) -> None:
     if not revision:
         return
     if revision > store.revision:
-        raise FUTURE_REVISION
+        raise FUTURE_REVISION()
     if revision < store.compact_revision:
-        raise COMPACTED
+        raise COMPACTED()
 
 
 def _check_vanishing(operations: list[Operation]) -> Work[None]:
@@ -188,7 +188,7 @@ def _check_vanishing(operations: list[Operation]) -> Work[None]:
             key = operation.key
             for start, end in deleted:
                 if key == start or (end is not None and start <= key and (not end or key < end)):
-                    raise KEY_NOT_FOUND
+                    raise KEY_NOT_FOUND()
             if len(deleted) > _CHECKS:
                 yield len(deleted) // _CHECKS
 
