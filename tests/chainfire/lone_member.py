@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from google.protobuf.message import Message
 
 from plasmacloud.chainfire.commands import CommandKind
@@ -19,6 +20,7 @@ from plasmacloud.rpc.status import StatusCode
 from plasmacloud.storage.disk import DirectoryLock, DiskFile, OsDisk
 from plasmacloud.storage.workers import Work, Worker
 
+DEADLINE_S = 60.0
 NOW_NS = 1_000_000
 
 
@@ -146,7 +148,7 @@ class Answer:
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(DEADLINE_S):
             await main()
 
     asyncio.run(bounded())
@@ -164,10 +166,11 @@ def environment(seed: int = 1, start_ns: int = NOW_NS) -> Environment:
 
 
 def settings(directory: Path) -> ServerConfig:
-    return make_config(
+    config = make_config(
         name="n1", data_dir=directory, listen_client="127.0.0.1:1", listen_peer="127.0.0.1:2", election_timeout_s=0.05,
         heartbeat_interval_s=0.01, bootstrap=True,
     )  # fmt: skip
+    return msgspec.structs.replace(config, request_timeout_s=DEADLINE_S)  # requests end when the test says so
 
 
 def submit(member: RunningMember, kind: CommandKind, request: Message) -> "asyncio.Future[bytes]":

@@ -99,7 +99,7 @@ def test_a_read_leaves_a_silent_endpoint_for_the_next_one() -> None:
         async with (
             silent_endpoint() as silent,
             scripted(None) as (good,),
-            client(silent, good.endpoint, timeout=2.0) as c,
+            client(silent, good.endpoint, timeout=8.0) as c,
         ):
             assert (await c.get("k")).count == 1
             assert c.endpoint_health()[0].failures == 1
@@ -114,7 +114,7 @@ def test_a_write_leaves_a_silent_endpoint_for_the_next_one_because_it_was_not_se
         async with (
             silent_endpoint() as silent,
             scripted(None) as (good,),
-            client(silent, good.endpoint, timeout=2.0) as c,
+            client(silent, good.endpoint, timeout=8.0) as c,
         ):
             assert (await c.put("k", "v")).header.revision == 7
 
