@@ -14,11 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from plasmacloud.base.compiled import VARIABLE
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.base.process import ManagedProcess, free_ports
 from plasmacloud.lab.targets.etcd import find_etcd
@@ -156,20 +158,29 @@ def etcd_cluster(directory: Path) -> Cluster:
     return Cluster("etcd", nodes, ports)
 
 
-def chainfire_cluster(directory: Path) -> Cluster:
-    """ChainFire with its defaults, started by the interpreter that runs the bench."""
+def chainfire_cluster(directory: Path, system: str = "chainfire", modules: str | None = None) -> Cluster:
+    """ChainFire with its defaults, started by the interpreter that runs the bench.
+
+    ``modules``: the value of `PLASMA_COMPILED`; None: what is set already.
+    """
+    env = None if modules is None else {**os.environ, VARIABLE: modules}
     ports = _three_ports()
     peers = ",".join(f"n{i}={HOST}:{p.peer}" for i, p in enumerate(ports, 1))
     nodes = []
     for i, port in enumerate(ports, 1):
         argv = [sys.executable, "-m", "plasmacloud", "chainfire", "serve", "--name", f"n{i}", "--log-level", "info"]
-        argv += ["--data-dir", str(directory / f"chainfire-n{i}"), "--initial-cluster", peers]
+        argv += ["--data-dir", str(directory / f"{system}-n{i}"), "--initial-cluster", peers]
         argv += ["--listen-client", f"{HOST}:{port.client}", "--listen-peer", f"{HOST}:{port.peer}"]
-        nodes.append(ManagedProcess(f"chainfire n{i}", argv, log_path=directory / f"chainfire-n{i}.log"))
-    return Cluster("chainfire", nodes, ports)
+        nodes.append(ManagedProcess(f"{system} n{i}", argv, log_path=directory / f"{system}-n{i}.log", env=env))
+    return Cluster(system, nodes, ports)
 
 
-SYSTEMS: dict[str, Callable[[Path], Cluster]] = {"etcd": etcd_cluster, "chainfire": chainfire_cluster}
+SYSTEMS: dict[str, Callable[[Path], Cluster]] = {
+    "etcd": etcd_cluster,
+    "chainfire": chainfire_cluster,
+    "python": partial(chainfire_cluster, system="python", modules="0"),
+    "compiled": partial(chainfire_cluster, system="compiled", modules="1"),
+}
 
 
 @contextmanager
@@ -268,8 +279,8 @@ _HEADER = (
 )
 
 
-def print_header() -> None:
-    print(_HEADER + "   vs etcd: rate, CPU")
+def print_header(reference: str = "etcd") -> None:
+    print(_HEADER + f"   vs {reference}: rate, CPU")
 
 
 def print_row(row: Row, reference: str = "etcd") -> None:

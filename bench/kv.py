@@ -1,6 +1,6 @@
 """Replicated puts and reads: ChainFire beside etcd, three nodes each, durable on each.
 
-Run: ``python -m bench kv [--full] [--target etcd|chainfire|both] [--generator h2load|channel] [--json FILE]
+Run: ``python -m bench kv [--full] [--target etcd|chainfire|both|modules] [--generator h2load|channel] [--json FILE]
 [--svg FILE]``.
 
 Every request goes to the leader over up to four connections. Two generators, because a generator can be wrong:
@@ -267,7 +267,12 @@ def measure_row(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--target", choices=("etcd", "chainfire", "both"), default="both")
+    parser.add_argument(
+        "--target",
+        choices=("etcd", "chainfire", "both", "modules"),
+        default="both",
+        help="modules: ChainFire as Python and compiled (./dev compile), beside each other",
+    )
     parser.add_argument("--generator", choices=(*GENERATORS, "both"), help="default: h2load when it is installed")
     parser.add_argument(
         "--operation",
@@ -289,7 +294,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rounds = arguments.rounds or (5 if arguments.full else 1)
     seconds = arguments.seconds or (3.0 if arguments.full else 1.0)
-    systems = ["etcd", "chainfire"] if arguments.target == "both" else [arguments.target]
+    pairs = {"both": ["etcd", "chainfire"], "modules": ["python", "compiled"]}
+    systems = pairs.get(arguments.target, [arguments.target])
     generators = _choose_generators(arguments.generator, full=arguments.full)
     wanted = arguments.operation or ([o.name for o in OPERATIONS] if arguments.full else QUICK)
     operations = [o for o in OPERATIONS if o.name in wanted]
@@ -306,13 +312,13 @@ def main() -> None:
             print(f"{cluster.system} {cluster.version}: {len(cluster.nodes)} nodes in {directory}; {idle}", flush=True)
         for name in generators:
             print(f"\ngenerator {name}, median of {rounds}, about {seconds:g} s each")
-            print_header()
+            print_header(systems[0])
             for operation in operations:
                 if operation.beside is not None and name == "h2load":
                     continue  # it repeats one request
                 for in_flight in arguments.in_flight or IN_FLIGHT:
                     rows.append(measure_row(clusters, name, operation, in_flight, seconds=seconds, rounds=rounds))
-                    print_row(rows[-1])
+                    print_row(rows[-1], systems[0])
         if arguments.json is not None:
             settings = {"rounds": rounds, "seconds": seconds, "value_bytes": VALUE_BYTES, "generators": generators}
             write_json(arguments.json, rows, clusters, settings)

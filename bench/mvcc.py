@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from plasmacloud.chainfire.commands import CommandKind, encode_batch
+from plasmacloud.chainfire.commands import encode_batch
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.mvcc.records import EmptyRecordStore
 from plasmacloud.chainfire.state_machine import StateMachine
 from plasmacloud.rpc.proto.rpc_pb2 import (

@@ -14,7 +14,8 @@ import grpc
 from google.protobuf.message import Message
 
 from plasmacloud.chainfire import validate
-from plasmacloud.chainfire.commands import CommandKind, encode_batch
+from plasmacloud.chainfire.commands import encode_batch
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.mvcc.refusals import RpcRefusal
 from plasmacloud.chainfire.state_machine import StateMachine
 from plasmacloud.rpc.proto import kv_pb2, rpc_pb2

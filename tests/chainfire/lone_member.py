@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 from google.protobuf.message import Message
 
-from plasmacloud.chainfire.commands import CommandKind
 from plasmacloud.chainfire.config import ServerConfig, make_config
 from plasmacloud.chainfire.environment import Environment
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.running_member import Doors, RunningMember
 from plasmacloud.rpc.peer_options import PeerState
 from plasmacloud.rpc.proto import rpc_pb2

@@ -18,8 +18,9 @@ from dict_store import DictStore
 
 from plasmacloud.chainfire.cluster_services import ClusterService, Waiter
 from plasmacloud.chainfire.cluster_state import ClusterState
-from plasmacloud.chainfire.commands import MEMBERSHIP_KINDS, CommandKind, encode_batch
+from plasmacloud.chainfire.commands import encode_batch
 from plasmacloud.chainfire.linearizable import LinearizableRead
+from plasmacloud.chainfire.member_commands import MEMBERSHIP_KINDS, CommandKind
 from plasmacloud.chainfire.members import Publication, found_cluster
 from plasmacloud.chainfire.membership_policy import JoinProgress, MembershipPolicy
 from plasmacloud.chainfire.membership_view import MembershipView, admit, look

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plasmacloud.chainfire.cluster_state import ClusterState
-from plasmacloud.chainfire.commands import CommandKind, encode_batch
+from plasmacloud.chainfire.commands import encode_batch
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.members import ClusterIdentity, Publication, found_cluster
 from plasmacloud.chainfire.recovery import encode_owner
 from plasmacloud.chainfire.state_machine import StateMachine

@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 from plasmacloud.base.address import Address
 from plasmacloud.chainfire import cluster_state as rules
 from plasmacloud.chainfire.cluster_state import BadClusterState, ClusterState
-from plasmacloud.chainfire.commands import (
+from plasmacloud.chainfire.commands import CommandError, encode_batch
+from plasmacloud.chainfire.member_commands import (
     AddMember,
-    CommandError,
     CommandKind,
     MemberCommand,
     PromoteMember,
     Refused,
     RemoveMember,
     UpdateMember,
-    encode_batch,
     encode_member_command,
 )
 from plasmacloud.chainfire.members import Publication, found_cluster
 from plasmacloud.chainfire.mvcc.refusals import Refusal, RpcRefusal
-from plasmacloud.chainfire.state_machine import Applied, StateMachine
+from plasmacloud.chainfire.state_machine import StateMachine
+from plasmacloud.chainfire.state_meta import Applied
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.rpc.proto.rpc_pb2 import MemberAddResponse, MemberListResponse, PutRequest
 from plasmacloud.rpc.status import StatusCode

@@ -10,7 +10,7 @@ import pytest
 from chainfire_cluster import Cluster, wait_until
 from lone_member import environment, put, run, settings, started, submit
 
-from plasmacloud.chainfire.commands import CommandKind
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.mvcc.slices import SLICE_KEYS
 from plasmacloud.chainfire.running_member import RunningMember
 from plasmacloud.client import ClientError, SyncClient, Txn

@@ -14,7 +14,8 @@ from membership_server import MembershipServer, running_membership_server
 
 from plasmacloud.base.errors import StorageError
 from plasmacloud.chainfire.checkpoints import Checkpointer
-from plasmacloud.chainfire.commands import CommandKind, encode_batch
+from plasmacloud.chainfire.commands import encode_batch
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.membership_view import MemberRole, MembershipView, MemberView, log_floor
 from plasmacloud.chainfire.services import MaintenanceService
 from plasmacloud.chainfire.state_machine import StateMachine

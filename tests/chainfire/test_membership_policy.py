@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plasmacloud.chainfire.cluster_state import NOT_ENOUGH_STARTED
-from plasmacloud.chainfire.commands import (
+from plasmacloud.chainfire.member_commands import (
     CommandKind,
     PromoteMember,
     RemoveMember,

@@ -14,7 +14,7 @@ from etcd_server import etcd_binary, running_etcd
 from membership_server import LAGS, NEVER_CAME, MembershipServer, running_membership_server
 
 from plasmacloud.chainfire.cluster_state import MAX_LEARNERS, NOT_ENOUGH_STARTED
-from plasmacloud.chainfire.commands import CommandKind
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.validate import RpcRefusal, validate_peer_urls
 from plasmacloud.client import RequestRefused, SyncClient, Unavailable
 from plasmacloud.rpc.proto import rpc_pb2

@@ -6,8 +6,8 @@ import msgspec
 
 from plasmacloud.base.address import Address
 from plasmacloud.chainfire.cluster_state import ClusterState
-from plasmacloud.chainfire.commands import AddMember, CommandKind, RemoveMember, encode_member_command
 from plasmacloud.chainfire.config import MAX_MEMBERS, ServerConfig, make_config
+from plasmacloud.chainfire.member_commands import AddMember, CommandKind, RemoveMember, encode_member_command
 from plasmacloud.chainfire.members import ClusterIdentity
 from plasmacloud.chainfire.neighbours import Neighbours, own_address
 from plasmacloud.rpc.peer_options import PeerState

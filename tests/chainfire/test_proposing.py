@@ -5,11 +5,12 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from plasmacloud.chainfire.commands import CommandKind, decode, encode_batch
+from plasmacloud.chainfire.commands import decode, encode_batch
 from plasmacloud.chainfire.lane import Lane
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.proposals import ProposalQueue
 from plasmacloud.chainfire.proposing import Proposer
-from plasmacloud.chainfire.state_machine import Session
+from plasmacloud.chainfire.state_meta import Session
 from plasmacloud.raft.errors import ProposalRefused, Refusal
 
 ME, OTHER = 1, 2

@@ -20,7 +20,7 @@ from plasmacloud.chainfire.recovery import (
     read_owner,
     restore_member,
 )
-from plasmacloud.chainfire.state_machine import decode_state_meta, mark_of_state
+from plasmacloud.chainfire.state_meta import decode_state_meta, mark_of_state
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.rpc.proto.rpc_pb2 import PutRequest, RangeRequest, RangeResponse
 from plasmacloud.storage.entry import HardState

@@ -10,7 +10,7 @@ from cli_runner import Plasma
 
 from plasmacloud.base.errors import ExitCode
 from plasmacloud.chainfire.recovery import read_owner
-from plasmacloud.chainfire.state_machine import mark_of_state
+from plasmacloud.chainfire.state_meta import mark_of_state
 from plasmacloud.storage.log_copy import create_log
 from plasmacloud.storage.snapshot import write_snapshot
 from plasmacloud.storage.state import StateStore

@@ -100,7 +100,7 @@ def test_version_in_all_forms(plasma: Plasma) -> None:
     assert plasma("version").stdout.startswith("plasma ")
     as_json = json.loads(plasma("-o", "json", "version").stdout)
     assert as_json == yaml.safe_load(plasma("version", "-o", "yaml").stdout)
-    assert set(as_json) == {"version", "python"}
+    assert set(as_json) == {"version", "python", "modules"}
 
 
 def endpoints_used(plasma: Plasma, *args: str, **env: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 from rpc_harness import EchoService, FakeTransport, Wire, split_frames
 
-from plasmacloud.chainfire.commands import CommandKind
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.validate import RpcRefusal, check_write, validate_range, validate_txn
 from plasmacloud.rpc.channel import Channel
 from plasmacloud.rpc.client_connection import ClientConnection

@@ -15,9 +15,10 @@ from plasmacloud.base.tls import ClientTls, ServerTls, TlsFiles
 from plasmacloud.rpc.channel import Channel
 from plasmacloud.rpc.h2.frames import DATA, END_STREAM, HEADERS
 from plasmacloud.rpc.limits import Limits
+from plasmacloud.rpc.routes import Shedding
 from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.server_connection import ServerConnection
-from plasmacloud.rpc.service import ServiceTable, Shedding, UnaryCall
+from plasmacloud.rpc.service import ServiceTable, UnaryCall
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.rpc.turns import SHARE_FRAMES, Turns
 

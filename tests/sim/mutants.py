@@ -12,15 +12,16 @@ from typing import Any
 
 import msgspec
 
-from plasmacloud.chainfire.commands import CommandKind
 from plasmacloud.chainfire.lane import Lane
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.mvcc.slices import Work
 from plasmacloud.chainfire.peer_memory import PeerRegister
 from plasmacloud.chainfire.proposing import Proposer
 from plasmacloud.chainfire.replica import Replica
 from plasmacloud.chainfire.running_member import RunningMember
 from plasmacloud.chainfire.snapshot_flow import Received
-from plasmacloud.chainfire.state_machine import Applied, Checkpoint, StateMachine
+from plasmacloud.chainfire.state_machine import Checkpoint, StateMachine
+from plasmacloud.chainfire.state_meta import Applied
 from plasmacloud.chainfire.waiting import ReadWaiter, Waiter
 from plasmacloud.raft.log import RaftLog
 from plasmacloud.raft.membership import ConfState

@@ -12,7 +12,8 @@ from google.protobuf.message import DecodeError, Message
 
 from plasmacloud.base.address import Address
 from plasmacloud.chainfire.cluster_state import ClusterState
-from plasmacloud.chainfire.commands import (
+from plasmacloud.chainfire.linearizable import LinearizableRead
+from plasmacloud.chainfire.member_commands import (
     AddMember,
     CommandKind,
     MemberCommand,
@@ -21,7 +22,6 @@ from plasmacloud.chainfire.commands import (
     UpdateMember,
     encode_member_command,
 )
-from plasmacloud.chainfire.linearizable import LinearizableRead
 from plasmacloud.chainfire.members import Member, format_id, member_message
 from plasmacloud.chainfire.membership_policy import JoinProgress
 from plasmacloud.chainfire.membership_view import MemberRole, MembershipView, MemberView

@@ -19,7 +19,7 @@ import msgspec
 
 from plasmacloud.base.address import Address
 from plasmacloud.base.errors import StorageError
-from plasmacloud.chainfire.commands import (
+from plasmacloud.chainfire.member_commands import (
     AddMember,
     CommandKind,
     PromoteMember,

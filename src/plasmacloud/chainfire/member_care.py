@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from plasmacloud.base.logging import get_logger
 from plasmacloud.base.units import format_duration
-from plasmacloud.chainfire.commands import CommandKind, PromoteMember, RemoveMember, encode_member_command
+from plasmacloud.chainfire.member_commands import CommandKind, PromoteMember, RemoveMember, encode_member_command
 from plasmacloud.chainfire.membership_policy import (
     Decision,
     JoinProgress,
@@ -24,7 +24,7 @@ from plasmacloud.chainfire.membership_policy import (
 from plasmacloud.chainfire.membership_view import ACTIVE_S, MembershipView, look
 from plasmacloud.chainfire.timing import ElectionTiming
 from plasmacloud.rpc.status import StatusCode
-from plasmacloud.storage.wal_writer import WalMetrics
+from plasmacloud.storage.wal_metrics import WalMetrics
 
 if TYPE_CHECKING:
     from plasmacloud.chainfire.replica import Replica

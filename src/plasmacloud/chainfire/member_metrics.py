@@ -12,7 +12,7 @@ from plasmacloud.base.metrics import latency_family
 from plasmacloud.chainfire.members import format_id
 from plasmacloud.chainfire.replica import Replica
 from plasmacloud.rpc.server import Counters
-from plasmacloud.storage.wal_writer import WalMetrics
+from plasmacloud.storage.wal_metrics import WalMetrics
 
 
 class MemberMetrics:

@@ -12,7 +12,7 @@ from enum import Enum
 import msgspec
 
 from plasmacloud.chainfire.cluster_state import NOT_ENOUGH_STARTED, ClusterState
-from plasmacloud.chainfire.commands import (
+from plasmacloud.chainfire.member_commands import (
     CommandKind,
     PromoteMember,
     Refused,

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire import frames
-from plasmacloud.chainfire.commands import batch_span, check_batch, decode, encode_batch, join_batches, removes
+from plasmacloud.chainfire.commands import batch_span, check_batch, decode, encode_batch, join_batches
 from plasmacloud.chainfire.lane import Lane
+from plasmacloud.chainfire.member_commands import removes
 from plasmacloud.chainfire.membership_view import admit
 from plasmacloud.chainfire.waiting import Waiter
 from plasmacloud.raft.errors import NotLeader, ProposalRefused

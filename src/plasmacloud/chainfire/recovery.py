@@ -26,7 +26,8 @@ import msgspec
 from plasmacloud.base.errors import ConfigError, StorageError
 from plasmacloud.chainfire.cluster_state import ClusterState
 from plasmacloud.chainfire.members import ClusterIdentity, Member, found_cluster
-from plasmacloud.chainfire.state_machine import META_NAME, StateMachine, decode_state_meta
+from plasmacloud.chainfire.state_machine import StateMachine
+from plasmacloud.chainfire.state_meta import META_NAME, decode_state_meta
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.quorum import VoteResult, joint_vote
 from plasmacloud.storage.disk import Disk, OsDisk

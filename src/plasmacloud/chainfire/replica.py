@@ -26,12 +26,12 @@ from plasmacloud.chainfire import frames
 from plasmacloud.chainfire.admission import Admission
 from plasmacloud.chainfire.applying import Applier
 from plasmacloud.chainfire.cluster_state import ClusterState
-from plasmacloud.chainfire.commands import MEMBERSHIP_KINDS, change_origin
 from plasmacloud.chainfire.config import ServerConfig
 from plasmacloud.chainfire.datadir import DataDir
 from plasmacloud.chainfire.handover import best_successor
 from plasmacloud.chainfire.lane import Lane
 from plasmacloud.chainfire.member_care import MemberCare
+from plasmacloud.chainfire.member_commands import MEMBERSHIP_KINDS, change_origin
 from plasmacloud.chainfire.members import format_id
 from plasmacloud.chainfire.membership_policy import JoinProgress
 from plasmacloud.chainfire.membership_view import MembershipView, log_floor

@@ -22,16 +22,17 @@ from plasmacloud.base.logging import get_logger
 from plasmacloud.base.units import format_duration
 from plasmacloud.chainfire.checkpoints import Checkpointer
 from plasmacloud.chainfire.cluster_state import ClusterState
-from plasmacloud.chainfire.commands import CommandKind
 from plasmacloud.chainfire.config import ServerConfig
 from plasmacloud.chainfire.datadir import DataDir, open_data_dir
 from plasmacloud.chainfire.environment import Environment
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.members import Publication, format_id
 from plasmacloud.chainfire.passports import with_passports
 from plasmacloud.chainfire.peer_memory import Evidence, Known, PeerRegister
 from plasmacloud.chainfire.replica import Replica
 from plasmacloud.chainfire.snapshot_flow import Received, SnapshotFlow
-from plasmacloud.chainfire.state_machine import StateMachine, mark_of_state
+from plasmacloud.chainfire.state_machine import StateMachine
+from plasmacloud.chainfire.state_meta import mark_of_state
 from plasmacloud.raft.raft import Raft
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.storage.entry import HardState

@@ -15,8 +15,8 @@ from plasmacloud import __version__
 from plasmacloud.base.errors import StorageError
 from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire.cluster_services import parse
-from plasmacloud.chainfire.commands import CommandKind
 from plasmacloud.chainfire.linearizable import LinearizableRead
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.mvcc.hashing import StateHash
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, Refusal
 from plasmacloud.chainfire.mvcc.store import MvccStore
@@ -34,7 +34,8 @@ from plasmacloud.chainfire.validate import (
 from plasmacloud.chainfire.waiting import NO_LEADER, TOO_MANY_REQUESTS, Waiter
 from plasmacloud.raft.raft import Raft
 from plasmacloud.rpc.proto import rpc_pb2
-from plasmacloud.rpc.service import ServiceTable, Shedding, StreamCall, UnaryCall
+from plasmacloud.rpc.routes import Shedding
+from plasmacloud.rpc.service import ServiceTable, StreamCall, UnaryCall
 from plasmacloud.rpc.status import RpcError, StatusCode
 from plasmacloud.storage.wal_errors import DiskFull, write_error
 

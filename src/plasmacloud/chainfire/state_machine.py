@@ -16,21 +16,18 @@ Who belongs to the cluster is part of the state (`cluster_state`). Membership co
 own kind, and only one of an entry may change the configuration: consensus relies on taking one step at a time.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable
 
 import msgspec
 from google.protobuf.message import DecodeError
 
-from plasmacloud.base.errors import StorageError
 from plasmacloud.chainfire.cluster_state import CHANGE_UNDER_WAY, ClusterState
-from plasmacloud.chainfire.commands import (
+from plasmacloud.chainfire.commands import Batch, decode
+from plasmacloud.chainfire.member_commands import (
     MEMBERSHIP_KINDS,
-    Batch,
     CommandKind,
     Refused,
     change_origin,
-    decode,
     decode_member_command,
 )
 from plasmacloud.chainfire.members import Publication, member_message
@@ -39,68 +36,27 @@ from plasmacloud.chainfire.mvcc.records import RecordStore
 from plasmacloud.chainfire.mvcc.refusals import Refusal, RpcRefusal, not_a_message
 from plasmacloud.chainfire.mvcc.slices import CHUNK_KEYS, SLICE_KEYS, Work
 from plasmacloud.chainfire.mvcc.store import MvccStore, no_leases
+from plasmacloud.chainfire.state_meta import (
+    FORMAT,
+    META_NAME,
+    Applied,
+    CorruptState,
+    Session,
+    StateMeta,
+    decode_state_meta,
+)
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.rpc.proto import rpc_pb2
 from plasmacloud.rpc.proto.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, TxnRequest
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.storage.entry import Entry, EntryKind
-from plasmacloud.storage.wal_format import LogMark
-
-META_NAME = "chainfire"
-FORMAT = 2
 
 _PUT = int(CommandKind.PUT)
 _IN_SLICES = frozenset({int(CommandKind.DELETE_RANGE), int(CommandKind.TXN)})
 
 
-class Applied(msgspec.Struct, frozen=True, gc=False):
-    """The result of a command: the serialized reply, or the refusal when there is one."""
-
-    body: bytes
-    error: Refusal | None = None
-
-
 Results = list[tuple[int, Applied]]
 """Of the commands of one member: (seq, result)."""
-
-
-class Session(NamedTuple):
-    """How far the commands of one member have been executed."""
-
-    incarnation: int
-    last_seq: int
-
-
-class CorruptState(StorageError):
-    """The checkpoint in the data directory cannot be used."""
-
-
-class StateMeta(msgspec.Struct, frozen=True):
-    """Everything of a checkpoint that is not a record."""
-
-    format: int
-    applied_index: int
-    applied_term: int
-    revision: int
-    compact_revision: int
-    compaction_pending: bool
-    change_crc: int
-    sessions: dict[int, Session]
-    cluster: bytes
-
-
-def decode_state_meta(meta: Mapping[str, bytes]) -> StateMeta:
-    """The state machine's part of a checkpoint's named values. Raises `CorruptState`."""
-    try:
-        return msgspec.msgpack.decode(meta.get(META_NAME, b""), type=StateMeta)
-    except msgspec.MsgspecError as error:
-        raise CorruptState(f"the checkpoint's meta data cannot be read: {error}") from error
-
-
-def mark_of_state(meta: Mapping[str, bytes]) -> LogMark:
-    """Where a log that continues behind a checkpoint begins, from its named values. Raises `CorruptState`."""
-    state = decode_state_meta(meta)
-    return LogMark(state.applied_index, state.applied_term, ClusterState.decode(state.cluster).conf.encode())
 
 
 class Checkpoint:

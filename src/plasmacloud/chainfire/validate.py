@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from plasmacloud.base.address import Address, parse_address
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.chainfire.cluster_state import BAD_MEMBER_URLS
-from plasmacloud.chainfire.commands import CommandKind
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.mvcc.encoding import plain_put, varint
 from plasmacloud.chainfire.mvcc.refusals import (
     DUPLICATE_KEY,

@@ -1,5 +1,6 @@
 """`plasma version` and `plasma completion`."""
 
+import os
 import platform
 from importlib import metadata
 
@@ -13,12 +14,15 @@ from plasmacloud.cli.settings import Settings, cluster_command
 @click.command(epilog=examples("plasma version", "plasma version -o json"))
 @cluster_command
 def version(settings: Settings) -> None:
-    """Print the version of PlasmaCloud and of the Python it runs on."""
-    number = metadata.version("plasmacloud")
+    """Print the version of PlasmaCloud and of the Python it runs on, and whether there are compiled modules for it."""
+    from plasmacloud.base.compiled import will_compiled_be_used
+
+    number, python = metadata.version("plasmacloud"), platform.python_version()
+    modules = "compiled" if will_compiled_be_used(os.environ) else "python"
     if settings.output == "table":
-        click.echo(f"plasma {number} (Python {platform.python_version()})")
+        click.echo(f"plasma {number} (Python {python}, modules of nodes: {modules})")
     else:
-        emit({"version": number, "python": platform.python_version()}, settings.output)
+        emit({"version": number, "python": python, "modules": modules}, settings.output)
 
 
 @click.command(

@@ -1,5 +1,6 @@
 """``plasma chainfire serve``: run one ChainFire member in the foreground."""
 
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -235,7 +236,12 @@ def serve(
     The log goes to stderr. The member serves as soon as a majority of the cluster runs. Addresses that other machines
     reach need --tls (or --insecure).
     """
-    from plasmacloud.base.logging import configure_logging
+    from plasmacloud.base import compiled
+
+    # Before anything is imported that might be compiled.
+    modules = "compiled" if compiled.use_compiled(os.environ.get(compiled.VARIABLE)) else "python"
+
+    from plasmacloud.base.logging import configure_logging, get_logger
     from plasmacloud.base.tls import TlsFiles
     from plasmacloud.chainfire.config import make_config
     from plasmacloud.chainfire.membership_policy import DeadPolicy, PolicyConfig
@@ -243,6 +249,7 @@ def serve(
     from plasmacloud.chainfire.server import run
 
     configure_logging(log_level, log_format)
+    get_logger("chainfire").info("starting", name=name, modules=modules)
     security = make_security(
         name,
         tls,

@@ -148,7 +148,7 @@ def status(settings: Settings, file: Path) -> None:
 
 
 def _plain(info: "SnapshotInfo") -> dict[str, Any]:
-    from plasmacloud.chainfire.state_machine import decode_state_meta
+    from plasmacloud.chainfire.state_meta import decode_state_meta
 
     state = decode_state_meta(info.meta)
     return {

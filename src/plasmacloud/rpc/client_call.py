@@ -87,23 +87,7 @@ def _reset_error(code: int) -> RpcError:
     )
 
 
-class ClientCallStream(Stream):
-    """What unary and streaming calls of the client share: deadline, loss, and what is known of execution."""
-
-    __slots__ = ()
-
-    connection: ClientConnection
-
-    def on_response(self, head: ResponseHead, end_stream: bool) -> None:
-        """A header block of the response."""
-        raise NotImplementedError
-
-    def on_not_processed(self, reason: str) -> None:
-        """The server's GOAWAY excludes this call: it was not executed."""
-        raise NotImplementedError
-
-
-class ClientUnary(ClientCallStream):
+class ClientUnary(Stream):
     """A unary call under way; ``future`` gets the reply or an RpcError."""
 
     __slots__ = ("_body", "_encoding", "_inbound", "_seen_headers", "bucket", "flush_mark", "future", "whole")
@@ -209,12 +193,10 @@ class ClientUnary(ClientCallStream):
         self._finish(RpcError(StatusCode.UNAVAILABLE, reason, executed=Execution.NOT_EXECUTED))
 
 
-class ClientStreaming(MessageStream, ClientCallStream):
+class ClientStreaming(MessageStream):
     """A streaming call under way; ``channel.ClientStream`` is what users hold."""
 
     __slots__ = ("_encoding", "bucket", "finished", "flush_mark", "headers", "initial", "trailers")
-
-    connection: ClientConnection
 
     def __init__(self, connection: ClientConnection, stream_id: int) -> None:
         super().__init__(connection, stream_id, OPEN)

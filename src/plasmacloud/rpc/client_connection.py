@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from plasmacloud.base.tls_errors import describe_tls_error
-from plasmacloud.rpc.client_call import ClientCallStream, ClientStreaming, ClientUnary, ResponseHead
+from plasmacloud.rpc.client_call import ClientStreaming, ClientUnary, ResponseHead
 from plasmacloud.rpc.deadlines import DeadlineWheel
 from plasmacloud.rpc.grpc_framing import PREFIX, PREFIX_BYTES
 from plasmacloud.rpc.h2 import frames
@@ -162,7 +162,7 @@ class ClientConnection(Connection):
         if stream is None:
             self._control.spend()
             return
-        assert isinstance(stream, ClientCallStream)
+        assert isinstance(stream, ClientUnary | ClientStreaming)
         self.requests += 1
         stream.on_response(head, end_stream)
 
@@ -179,7 +179,7 @@ class ClientConnection(Connection):
         self.channel.connection_leaving(self)
         for stream in [s for i, s in self.streams.items() if i > last_stream_id]:
             self.forget(stream)
-            assert isinstance(stream, ClientCallStream)
+            assert isinstance(stream, ClientUnary | ClientStreaming)
             stream.on_not_processed(f"{self.peer} is going away and did not process the call")
         self.wake_slots()
         if not self.streams:

@@ -20,7 +20,7 @@ from plasmacloud.rpc.h2.headers import Field, encode_fields
 from plasmacloud.rpc.status import Metadata, StatusCode
 
 if TYPE_CHECKING:
-    from plasmacloud.rpc.service import Route
+    from plasmacloud.rpc.routes import Route
 
 log = get_logger("rpc")
 

@@ -32,7 +32,8 @@ from plasmacloud.rpc.request import (
     parse_request,
     trailers_block,
 )
-from plasmacloud.rpc.service import CallKind, StreamCall, UnaryCall
+from plasmacloud.rpc.routes import CallKind
+from plasmacloud.rpc.service import StreamCall, UnaryCall
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.rpc.turns import SHARE_FRAMES
 from plasmacloud.rpc.web_call import WebCall
@@ -63,12 +64,11 @@ class UnwantedBody(Stream):
     may still come is bounded by the stream's window, which is not credited any more, and by time.
     """
 
-    __slots__ = ("_bucket", "_left_bytes")
-
-    connection: ServerConnection
+    __slots__ = ("_bucket", "_left_bytes", "_server_side")
 
     def __init__(self, connection: ServerConnection, stream_id: int) -> None:
         super().__init__(connection, stream_id, HALF_CLOSED_LOCAL)
+        self._server_side = connection
         self._left_bytes = max(connection.limits.stream_window_bytes, DEFAULT_WINDOW_BYTES)
         self._bucket = connection.wheel.add(self, connection.received_s + _UNWANTED_S)
 
@@ -80,7 +80,7 @@ class UnwantedBody(Stream):
             self.connection.reset(self.id, ErrorCode.NO_ERROR)
 
     def on_headers(self, fields: list[Field] | None, end_stream: bool) -> None:
-        self.connection.check_trailers(self, end_stream)
+        self._server_side.check_trailers(self, end_stream)
         self._end()
 
     def _end(self) -> None:

@@ -7,11 +7,8 @@ answers later. That is the hot path; everything else (``unary_async``, ``stream`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from enum import Enum
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from plasmacloud.base.logging import get_logger
 from plasmacloud.rpc.deadlines import Bucket
@@ -21,42 +18,13 @@ from plasmacloud.rpc.h2.frames import DEFAULT_MAX_FRAME_BYTES, END_STREAM
 from plasmacloud.rpc.h2.headers import Field, encode_fields
 from plasmacloud.rpc.h2.stream import CLOSED, HALF_CLOSED_REMOTE, OPEN, Stream, StreamEvent
 from plasmacloud.rpc.request import RequestHead, failure_block, pack_failure, pack_reply, trailers_block
+from plasmacloud.rpc.routes import CallKind, Route, Shedding, StreamHandler, UnaryAsyncHandler, UnaryHandler
 from plasmacloud.rpc.status import Metadata, RpcError, StatusCode
 
 if TYPE_CHECKING:
     from plasmacloud.rpc.server_connection import ServerConnection
 
 log = get_logger("rpc")
-
-UnaryHandler = Callable[["UnaryCall", bytes], None]
-UnaryAsyncHandler = Callable[["UnaryCall", bytes], Awaitable[bytes]]
-StreamHandler = Callable[["StreamCall"], Awaitable[None]]
-
-
-class CallKind(Enum):
-    """How a path is served."""
-
-    UNARY = "unary"
-    STREAM = "stream"
-
-
-class Shedding(msgspec.Struct, frozen=True, eq=False):
-    """When to refuse calls because of load: with RESOURCE_EXHAUSTED, before their body is looked at."""
-
-    due: Callable[[], bool]
-    """Asked for every call; True refuses it."""
-    message: str
-
-
-class Route(msgspec.Struct, frozen=True, eq=False):
-    """One served path."""
-
-    path: str
-    kind: CallKind
-    unary: UnaryHandler | None = None
-    stream: StreamHandler | None = None
-    shedding: Shedding | None = None
-    """None: never refused because of load."""
 
 
 class ServiceTable:
@@ -118,13 +86,11 @@ def status_of(error: Exception, path: str) -> RpcError:
 class UnaryCall(Stream):
     """One unary call, seen by its handler. Also the HTTP/2 stream itself: there is no other object per call."""
 
-    __slots__ = ("_bucket", "_inbound", "_pending", "deadline", "head", "on_cancel", "task")
-
-    connection: ServerConnection
+    __slots__ = ("_bucket", "_inbound", "_pending", "_server_side", "deadline", "head", "on_cancel", "task")
 
     def __init__(self, connection: ServerConnection, stream_id: int, head: RequestHead) -> None:
         # Spelled out instead of super().__init__: this runs once per request.
-        self.connection = connection
+        self.connection = self._server_side = connection
         self.id = stream_id
         self.state = OPEN
         self.send_window = connection.peer_initial_window
@@ -169,11 +135,11 @@ class UnaryCall(Stream):
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Run the handler's coroutine in a task, which is cancelled with the call."""
-        self.task = self.connection.spawn(work)
+        self.task = self._server_side.spawn(work)
 
     def start_deadline(self, deadline_s: float) -> None:
         self.deadline = deadline_s
-        self._bucket = self.connection.wheel.add(self, deadline_s)
+        self._bucket = self._server_side.wheel.add(self, deadline_s)
 
     def reply(self, body: bytes, trailers: Metadata = ()) -> None:
         """Answer OK with a serialised message. Ignored if the call is already done."""
@@ -234,7 +200,7 @@ class UnaryCall(Stream):
         self.fail(status.code, status.message, status.metadata)
 
     def _end(self, block: bytes) -> None:
-        self.connection.end_call(self, block)
+        self._server_side.end_call(self, block)
 
     def _settle(self) -> None:
         if self._bucket is not None:
@@ -295,7 +261,7 @@ class UnaryCall(Stream):
             self.fail_with(error)
 
     def on_headers(self, fields: list[Field] | None, end_stream: bool) -> None:
-        self.connection.check_trailers(self, end_stream)
+        self._server_side.check_trailers(self, end_stream)
         self.on_request_end()
 
     def on_deadline(self) -> None:
@@ -325,12 +291,11 @@ class UnaryCall(Stream):
 class StreamCall(MessageStream):
     """One streaming call, seen by its handler: ``async for body in call``, ``await call.send(body)``."""
 
-    __slots__ = ("_bucket", "_started", "_task", "_trailers", "deadline", "head")
-
-    connection: ServerConnection
+    __slots__ = ("_bucket", "_server_side", "_started", "_task", "_trailers", "deadline", "head")
 
     def __init__(self, connection: ServerConnection, stream_id: int, head: RequestHead) -> None:
         super().__init__(connection, stream_id, OPEN)
+        self._server_side = connection
         self.head = head
         self.deadline: float | None = None
         self._bucket: Bucket | None = None
@@ -359,11 +324,11 @@ class StreamCall(MessageStream):
 
     def start_deadline(self, deadline_s: float) -> None:
         self.deadline = deadline_s
-        self._bucket = self.connection.wheel.add(self, deadline_s)
+        self._bucket = self._server_side.wheel.add(self, deadline_s)
 
     def start(self) -> None:
         """Run the handler in its task."""
-        self._task = self.connection.spawn(self._run())
+        self._task = self._server_side.spawn(self._run())
 
     def send_headers(self, metadata: Metadata = ()) -> None:
         """Send the initial metadata now; otherwise the first ``send`` does, without any."""
@@ -408,7 +373,7 @@ class StreamCall(MessageStream):
         self._settle()
         if code is StatusCode.OK and not self._started:
             self.send_headers()
-        self.connection.end_call(self, trailers_block(code, message, metadata, alone=not self._started))
+        self._server_side.end_call(self, trailers_block(code, message, metadata, alone=not self._started))
 
     def _settle(self) -> None:
         if self._bucket is not None:
@@ -436,7 +401,7 @@ class StreamCall(MessageStream):
         self.deliver_end()
 
     def on_headers(self, fields: list[Field] | None, end_stream: bool) -> None:
-        self.connection.check_trailers(self, end_stream)
+        self._server_side.check_trailers(self, end_stream)
         self.deliver_end()
 
     def _stop(self, error: RpcError) -> None:

@@ -20,12 +20,11 @@ TOO_LARGE: Final = text_response(413, "the request's body exceeds the limit")
 class WebCall(Stream):
     """One request; `WebTable.respond` runs in a task of the server, which ends with the stream."""
 
-    __slots__ = ("_body", "_counted", "_head", "_task", "_web", "_window")
-
-    connection: ServerConnection
+    __slots__ = ("_body", "_counted", "_head", "_server_side", "_task", "_web", "_window")
 
     def __init__(self, connection: ServerConnection, stream_id: int, head: RequestHead, web: WebTable) -> None:
         super().__init__(connection, stream_id, OPEN)
+        self._server_side = connection
         self._head = head
         self._web = web
         self._body = bytearray()
@@ -53,12 +52,12 @@ class WebCall(Stream):
                 self.connection.write(window_update_frame(self.id, increment))
 
     def on_headers(self, fields: list[Field] | None, end_stream: bool) -> None:
-        self.connection.check_trailers(self, end_stream)
+        self._server_side.check_trailers(self, end_stream)
         self.on_request_end()
 
     def on_request_end(self) -> None:
         """The client has sent everything."""
-        self._task = self.connection.spawn(self._run())
+        self._task = self._server_side.spawn(self._run())
 
     async def _run(self) -> None:
         self._answer(await self._web.respond(self._request()))

@@ -15,9 +15,15 @@ import msgspec
 
 from plasmacloud.base.address import Address
 from plasmacloud.base.errors import ConfigError, StorageError
-from plasmacloud.chainfire.commands import AddMember, CommandKind, MemberCommand, RemoveMember, encode_member_command
 from plasmacloud.chainfire.config import ServerConfig
 from plasmacloud.chainfire.join import Membership
+from plasmacloud.chainfire.member_commands import (
+    AddMember,
+    CommandKind,
+    MemberCommand,
+    RemoveMember,
+    encode_member_command,
+)
 from plasmacloud.chainfire.members import ClusterIdentity, Member, found_cluster
 from plasmacloud.chainfire.membership_policy import PolicyConfig
 from plasmacloud.chainfire.peer_memory import Forgotten

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from plasmacloud.chainfire.commands import CommandKind
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.rpc.proto import rpc_pb2
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.sim.clock import NS_PER_S

@@ -3,7 +3,7 @@
 All bounds are of virtual time, generous, and multiples of what is drawn: a cluster that needs longer hangs.
 """
 
-from plasmacloud.chainfire.commands import CommandKind
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.rpc.proto import rpc_pb2
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.sim.clock import NS_PER_S

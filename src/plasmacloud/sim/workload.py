@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from plasmacloud.chainfire.commands import CommandKind
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.mvcc.refusals import RpcRefusal
 from plasmacloud.chainfire.waiting import NO_LEADER, STOPPING, TOO_MANY_REQUESTS
 from plasmacloud.rpc.proto import kv_pb2, rpc_pb2

@@ -33,10 +33,11 @@ from plasmacloud.storage.wal_errors import InvalidAppend, WriteFailed, write_err
 from plasmacloud.storage.wal_flusher import Flusher
 from plasmacloud.storage.wal_format import MAX_CONF_BYTES, Identity, LogMark, SegmentHeader
 from plasmacloud.storage.wal_index import LogIndex
+from plasmacloud.storage.wal_metrics import WalMetrics
 from plasmacloud.storage.wal_pool import SegmentPool
 from plasmacloud.storage.wal_reader import SegmentReader
 from plasmacloud.storage.wal_recovery import RecoveryReport, list_segments, recover, segment_name
-from plasmacloud.storage.wal_writer import MarkChange, Request, SegmentWriter, WalMetrics
+from plasmacloud.storage.wal_writer import MarkChange, Request, SegmentWriter
 from plasmacloud.storage.workers import ThreadWorkers, Workers
 
 DEFAULT_SEGMENT_BYTES = 32 * 1024 * 1024

@@ -8,10 +8,8 @@ from array import array
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
-import msgspec
-
-from plasmacloud.base.latency import LatencyHistogram
 from plasmacloud.storage.disk import Disk, DiskFile
 from plasmacloud.storage.entry import Entry, HardState
 from plasmacloud.storage.wal_errors import DiskFull, WriteFailed, write_error
@@ -30,6 +28,7 @@ from plasmacloud.storage.wal_format import (
     salt_seed,
 )
 from plasmacloud.storage.wal_index import pack_location
+from plasmacloud.storage.wal_metrics import WalMetrics
 from plasmacloud.storage.wal_pool import PreparedSegment, SegmentPool
 from plasmacloud.storage.wal_recovery import Recovered, segment_name
 
@@ -38,7 +37,7 @@ _MAX_BUFFERS = 1000  # the kernel takes at most 1024
 _ZEROS = bytes(BLOCK_BYTES)
 
 
-class MarkChange(msgspec.Struct, frozen=True):
+class MarkChange(NamedTuple):
     """A new log mark; ``reset`` discards the whole log before it."""
 
     mark: LogMark
@@ -67,24 +66,6 @@ class Request:
         self.locations: array[int] | None = None
         self.opened: SegmentHeader | None = None  # a segment that was opened for this request's group
         self.finished: Callable[[], None] | None = None  # called by the flusher thread, also when it failed
-
-
-class WalMetrics(msgspec.Struct):
-    """Counters of one log since it was opened; written by the flusher, read by anyone."""
-
-    groups: int = 0
-    group_bytes: int = 0
-    syncs: int = 0
-    sync_seconds: float = 0.0
-    last_sync_s: float = 0.0
-    max_sync_s: float = 0.0
-    segments_opened: int = 0
-    sync_times: LatencyHistogram = msgspec.field(default_factory=LatencyHistogram)
-
-    @property
-    def mean_sync_s(self) -> float:
-        """Mean duration of write plus sync, in seconds."""
-        return self.sync_seconds / self.syncs if self.syncs else 0.0
 
 
 class SegmentWriter:
@@ -266,4 +247,4 @@ class SegmentWriter:
             raise write_error(f"naming the new log segment {target}", error) from error
 
 
-__all__ = ["MarkChange", "Request", "SegmentWriter", "WalMetrics", "WriteFailed"]
+__all__ = ["MarkChange", "Request", "SegmentWriter", "WriteFailed"]

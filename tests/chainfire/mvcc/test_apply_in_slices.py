@@ -5,10 +5,12 @@ from collections.abc import Iterator
 import pytest
 from dict_store import DictStore, new_machine
 
-from plasmacloud.chainfire.commands import CommandKind, encode_batch
+from plasmacloud.chainfire.commands import encode_batch
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.mvcc import refusals
 from plasmacloud.chainfire.mvcc.hashing import StateHash
-from plasmacloud.chainfire.state_machine import Applied, Results, StateMachine
+from plasmacloud.chainfire.state_machine import Results, StateMachine
+from plasmacloud.chainfire.state_meta import Applied
 from plasmacloud.rpc.proto.rpc_pb2 import (
     CompactionRequest,
     Compare,

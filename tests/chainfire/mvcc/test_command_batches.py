@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plasmacloud.chainfire.commands import Batch, CommandError, CommandKind, check_batch, decode, encode_batch
+from plasmacloud.chainfire.commands import Batch, CommandError, check_batch, decode, encode_batch
+from plasmacloud.chainfire.member_commands import CommandKind
 
 u64 = st.integers(0, (1 << 64) - 1)
 commands = st.lists(st.tuples(st.sampled_from(CommandKind), st.binary(max_size=50)), max_size=5)

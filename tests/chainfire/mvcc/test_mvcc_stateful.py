@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from mvcc_oracle import Oracle
 
-from plasmacloud.chainfire.commands import CommandKind, encode_batch
+from plasmacloud.chainfire.commands import encode_batch
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.mvcc.key_index import bound
 from plasmacloud.chainfire.mvcc.range_query import RangeQuery
 from plasmacloud.chainfire.mvcc.records import is_tombstone

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from plasmacloud.base.address import Address
 from plasmacloud.base.errors import StorageError
 from plasmacloud.chainfire.cluster_state import ClusterState
-from plasmacloud.chainfire.commands import CommandError, CommandKind, encode_batch
+from plasmacloud.chainfire.commands import CommandError, encode_batch
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.members import Member, Publication
 from plasmacloud.chainfire.mvcc import refusals
 from plasmacloud.chainfire.mvcc.records import EmptyRecordStore, RecordMissing
-from plasmacloud.chainfire.state_machine import META_NAME, CorruptState, StateMachine
+from plasmacloud.chainfire.state_machine import StateMachine
+from plasmacloud.chainfire.state_meta import META_NAME, CorruptState
 from plasmacloud.rpc.proto.rpc_pb2 import (
     CompactionRequest,
     DeleteRangeRequest,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plasmacloud.chainfire import validate
-from plasmacloud.chainfire.commands import CommandKind
+from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.mvcc import refusals
 from plasmacloud.chainfire.mvcc.refusals import RpcRefusal
 from plasmacloud.rpc.proto.rpc_pb2 import DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest

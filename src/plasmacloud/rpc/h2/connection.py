@@ -32,7 +32,7 @@ _RECENT_RESETS: Final = 1024
 _unpack_header = frames.FRAME_HEADER.unpack_from
 
 
-class Connection(Outbound, asyncio.Protocol):
+class Connection(Outbound):
     """The protocol machine shared by client and server; subclasses decide what a header block means."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits) -> None:

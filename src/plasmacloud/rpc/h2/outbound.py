@@ -24,7 +24,7 @@ from plasmacloud.rpc.h2.stream import CLOSED, Stream, StreamEvent
 _WRITE_BUDGET_BYTES: Final = 256 * 1024  # DATA of one loop iteration; the loop gets its turn between two of them
 
 
-class Outbound:
+class Outbound(asyncio.Protocol):
     """The sending half of a connection; ``Connection`` adds the receiving half."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, send_buffer_bytes: int) -> None:
