@@ -26,6 +26,7 @@ from plasmacloud.chainfire.commands import CommandKind
 from plasmacloud.chainfire.config import ServerConfig
 from plasmacloud.chainfire.datadir import DataDir, open_data_dir
 from plasmacloud.chainfire.environment import Environment
+from plasmacloud.chainfire.forgetting import Forgetting
 from plasmacloud.chainfire.members import Publication, format_id
 from plasmacloud.chainfire.passports import with_passports
 from plasmacloud.chainfire.peer_memory import Evidence, Known, PeerRegister
@@ -172,6 +173,7 @@ class RunningMember:
         await self.doors.open()
         self._start_task(self._look_after())
         self._start_task(self.checkpointer.run())
+        self._start_task(Forgetting(self.machine.store).run())
 
     def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

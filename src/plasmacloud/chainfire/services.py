@@ -85,8 +85,9 @@ class KvService:
 
     def _compact(self, call: UnaryCall, body: bytes) -> None:
         """Answered when the past is out of reach; with ``physical``, when this member has also removed it."""
-        physical = parse(rpc_pb2.CompactionRequest, body).physical
-        self._command(CommandKind.COMPACT, call, body, _Removed(call, self._store, self._loop) if physical else None)
+        request = parse(rpc_pb2.CompactionRequest, body)
+        waiter = _Removed(call, self._store, self._loop, request.revision) if request.physical else None
+        self._command(CommandKind.COMPACT, call, body, waiter)
 
     def _range(self, call: UnaryCall, body: bytes) -> None:
         try:
@@ -153,10 +154,11 @@ class KvService:
 class _Removed:
     """Answers a compaction once what it removes is gone from this member's state."""
 
-    def __init__(self, call: UnaryCall, store: MvccStore, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, call: UnaryCall, store: MvccStore, loop: asyncio.AbstractEventLoop, revision: int) -> None:
         self._call = call
         self._store = store
         self._loop = loop
+        self._revision = revision
 
     @property
     def done(self) -> bool:
@@ -165,7 +167,7 @@ class _Removed:
     def reply(self, body: bytes) -> None:
         if self._call.done:  # the client waits no longer
             return
-        if self._store.compaction is None:
+        if self._store.has_removed(self._revision):  # later compactions may follow it for ever
             self._call.reply(body)
         else:
             self._loop.call_later(_COMPACTION_POLL_S, self.reply, body)

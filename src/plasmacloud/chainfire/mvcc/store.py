@@ -276,6 +276,16 @@ class MvccStore:
             self.compaction = Compaction(revision, self.index, self.records)
         return self.header.field(self.revision)
 
+    @property
+    def may_compact(self) -> bool:
+        """Whether a compaction is pending, and no query still reads before its revision."""
+        compaction = self.compaction
+        return compaction is not None and not (self._pins and min(self._pins) < compaction.revision)
+
+    def has_removed(self, revision: int) -> bool:
+        """Whether the compaction at ``revision`` is done, and not only promised."""
+        return revision <= self.compact_revision and (self.compaction is None or revision < self.compaction.revision)
+
     def compact_step(self, budget: int = SLICE_KEYS) -> bool:
         """Do a slice of the pending compaction. Returns whether nothing is left to do now or ever.
 
@@ -283,7 +293,7 @@ class MvccStore:
         """
         if self.compaction is None:
             return True
-        if self._pins and min(self._pins) < self.compaction.revision:
+        if not self.may_compact:
             return False
         if self.compaction.step(budget):
             done, self.compaction = self.compaction.revision, None
@@ -303,6 +313,7 @@ class MvccStore:
             kv = parse(record)
             load(kv.key, identity, kv.create_revision, kv.version)
             last = identity
+            self.records.kept_before += 1
         self.index.load_done()
         assert not last or RECORD_ID.unpack(last)[0] <= revision
         self.revision = self.tip = revision
