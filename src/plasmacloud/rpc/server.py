@@ -162,6 +162,7 @@ class Server:
     def totals(self) -> Counters:
         """The counts of all connections so far, living ones included."""
         totals = msgspec.structs.replace(self.counters, put_off=self.turns.put_off)
+        totals.shed += self.web.shed if self.web is not None else 0
         for connection in self.connections:
             totals.add(connection)
         return totals
