@@ -90,10 +90,12 @@ class MemberMetrics:
         keys, dead = len(store.index.live), len(store.index.graves)
         yield _gauge("etcd_debugging_mvcc_current_revision", "The revision", store.revision)
         yield _gauge("etcd_debugging_mvcc_compact_revision", "What was before it is forgotten", store.compact_revision)
-        yield _gauge("etcd_debugging_mvcc_keys", "Living keys", keys)
+        yield _gauge("etcd_debugging_mvcc_keys_total", "Living keys", keys)
         past = store.records.kept_count - keys - dead
         yield _gauge("plasma_chainfire_past_versions", "Older versions of keys, kept until a compaction", past)
-        yield _gauge("plasma_chainfire_compacting", "1 while forgotten versions are removed", store.compaction is not None)
+        yield _gauge(
+            "plasma_chainfire_compacting", "1 while forgotten versions are removed", store.compaction is not None
+        )
 
     def _network(self) -> Iterator[Metric]:
         totals, open_now = self._totals()

@@ -331,6 +331,7 @@ class RunningMember:
         while True:
             await asyncio.sleep(care.beat_s)
             care.look_after_members()
+            care.look_after_history()
             care.look_after_timing(self.wal.metrics)
 
     def _evidence(self, member_id: int) -> Evidence:

@@ -95,11 +95,6 @@ class Records:
         """Their bytes."""
         return self._gone_bytes + self.active_bytes
 
-    @property
-    def deletes_count(self) -> int:
-        """Records to be deleted from the store with the next checkpoint."""
-        return len(self._deletes)
-
     def add(self, identity: bytes, record: bytes) -> None:
         """A new record."""
         self.active[identity] = record
