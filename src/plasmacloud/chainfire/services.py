@@ -17,8 +17,10 @@ from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire.cluster_services import parse
 from plasmacloud.chainfire.commands import CommandKind
 from plasmacloud.chainfire.linearizable import LinearizableRead
+from plasmacloud.chainfire.long_reads import LongReads, query_work
 from plasmacloud.chainfire.mvcc.hashing import StateHash
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED
+from plasmacloud.chainfire.mvcc.slices import SLICE_KEYS
 from plasmacloud.chainfire.mvcc.store import MvccStore
 from plasmacloud.chainfire.replica import Replica
 from plasmacloud.chainfire.snapshot_flow import CLIENT_PREFIX
@@ -61,6 +63,7 @@ class KvService:
         self._replica = replica
         self._store: MvccStore = replica.machine.store
         self._loop = asyncio.get_running_loop()
+        self._long_reads = LongReads(self._loop)
 
     def register(self, table: ServiceTable) -> None:
         """Serve the calls of this service."""
@@ -116,13 +119,28 @@ class KvService:
                     self._replica.submit(CommandKind.TXN, body, call)
                 return
             if is_serializable(request):
-                call.reply(self._store.read_txn(request))
+                self._serve_txn(call, request)
                 return
         except RpcRefusal as refusal:
             call.fail(refusal.code, refusal.message)
             return
         if not self._refused_leaderless(call):
-            self._replica.read(LinearizableRead(call, lambda: call.reply(self._store.read_txn(request))))
+            self._replica.read(LinearizableRead(call, partial(self._serve_txn, call, request)))
+
+    def _serve_txn(self, call: UnaryCall, request: rpc_pb2.TxnRequest) -> None:
+        """Answer a transaction that only reads. Raises `RpcRefusal`."""
+        if call.congested:
+            call.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
+            return
+        work = self._store.read_txn_work(request)
+        left = SLICE_KEYS
+        try:
+            while left > 0:
+                left -= next(work)
+        except StopIteration as done:
+            call.reply(done.value)
+        else:
+            self._long_reads.add(call, work)
 
     def _serve_range(self, call: UnaryCall, request: rpc_pb2.RangeRequest) -> None:
         """Answer now if it is quick, else in slices between which heartbeats are served. Raises `RpcRefusal`."""
@@ -133,22 +151,7 @@ class KvService:
         if isinstance(answer, bytes):
             call.reply(answer)
             return
-        query = answer
-        call.on_cancel = query.close
-
-        def go_on() -> None:
-            try:
-                if call.done:
-                    query.close()
-                elif query.step():
-                    call.reply(query.body())
-                else:
-                    self._loop.call_soon(go_on)
-            except Exception as error:  # noqa: BLE001 - the one call fails, the replica goes on
-                query.close()
-                call.fail_with(error)
-
-        self._loop.call_soon(go_on)
+        self._long_reads.add(call, query_work(answer))
 
 
 class _Removed:
