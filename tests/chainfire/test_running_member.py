@@ -201,3 +201,48 @@ def test_a_member_that_has_received_a_snapshot_starts_anew_with_it(tmp_path: Pat
             pass
 
     run(main)
+
+
+def test_what_was_kept_aside_and_cannot_be_removed_is_reported_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried = threading.Event()
+
+    def refused(*_: object, **__: object) -> list[str]:
+        tried.set()
+        raise WriteFailed("removing what was kept aside", hint="")
+
+    monkeypatch.setattr("plasmacloud.chainfire.running_member.forget_asides", refused)
+
+    async def main() -> None:
+        member, porch = await started(settings(tmp_path / "n1"), environment())
+        stop = asyncio.Event()
+        running = asyncio.create_task(member.run(stop))
+        await porch.serving.wait()
+        await asyncio.to_thread(tried.wait, 30)
+        await put(member, b"k")
+        stop.set()
+        assert await running is None
+        await member.close()
+
+    run(main)
+    assert tried.is_set()
+    assert "what was kept aside stays" in capsys.readouterr().out
+
+
+def test_a_defect_in_announcing_the_member_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would run, and clients would never find it."""
+
+    def broken(*_: object, **__: object) -> list[str]:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("plasmacloud.chainfire.running_member.forget_asides", broken)
+
+    async def main() -> None:
+        member, _ = await started(settings(tmp_path / "n1"), environment())
+        with pytest.raises(ReplicaFailed, match="a bug"):
+            async with asyncio.timeout(30):
+                await member.run(asyncio.Event())
+        await member.close()
+
+    run(main)

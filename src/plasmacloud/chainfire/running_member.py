@@ -291,6 +291,7 @@ class RunningMember:
         Returns a snapshot when the member has to start anew with it. Raises `StorageError` when the disk failed.
         """
         ready = self._loop.create_task(self._announce())
+        ready.add_done_callback(self._task_ended)
         stopped = self._loop.create_task(stop.wait())
         first: list[asyncio.Future[Any]] = [stopped, self.fatal, self._received]
         try:
@@ -322,7 +323,10 @@ class RunningMember:
                 continue
             log.info("ready to serve clients", clients=str(config.listen_client))
             forget = partial(forget_asides, config.data_dir, disk=self.environment.disk)
-            await self._loop.run_in_executor(None, forget)
+            try:
+                await self._loop.run_in_executor(None, forget)
+            except StorageError as error:
+                log.warning("what was kept aside stays", reason=str(error))
             return
 
     async def _look_after(self) -> None:

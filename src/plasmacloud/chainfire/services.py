@@ -219,6 +219,10 @@ class MaintenanceService:
         self._make_snapshot = make_snapshot
         self._directory = directory
         self._hand_over_timeout_s = hand_over_timeout_s
+        # One at a time: a snapshot keeps a worker thread busy, which checkpoints need as well, and a hash has its slice
+        # of every turn of the loop.
+        self._making_snapshot = asyncio.Lock()
+        self._hashing = asyncio.Lock()
 
     def register(self, table: ServiceTable) -> None:
         """Serve the calls of this service."""
@@ -246,7 +250,7 @@ class MaintenanceService:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_SNAPSHOT_S):
-                file = await self._snapshot_file()
+                file = await self._one_snapshot()
         except TimeoutError:
             raise RpcError(
                 StatusCode.UNAVAILABLE, f"chainfire: the disk did not take a snapshot within {_SNAPSHOT_S:g} s"
@@ -262,6 +266,17 @@ class MaintenanceService:
                 remaining -= len(blob)
                 reply = rpc_pb2.SnapshotResponse(header=self._header(), remaining_bytes=remaining, blob=blob)
                 await call.send(reply.SerializeToString())
+
+    async def _one_snapshot(self) -> BinaryIO:
+        """The next one begins when this one is done, also when nobody waits for it any more: its thread goes on."""
+        await self._making_snapshot.acquire()
+        making = asyncio.get_running_loop().create_task(self._snapshot_file())
+        making.add_done_callback(lambda _: self._making_snapshot.release())
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(_unwanted)
+            raise
 
     async def _snapshot_file(self) -> BinaryIO:
         """A snapshot of the state as it is now. It loses its name at once, so that nothing is left behind."""
@@ -333,6 +348,10 @@ class MaintenanceService:
 
     async def _compute_hash(self, revision: int) -> StateHash:
         """In slices, between which everything else goes on."""
+        async with self._hashing:
+            return await self._hash_now(revision)
+
+    async def _hash_now(self, revision: int) -> StateHash:
         try:
             whole = StateHash(self._host.machine.store, revision)
         except RpcRefusal as refusal:
@@ -357,6 +376,11 @@ class MaintenanceService:
         if not already_there and not await host.hand_over(request.targetID, self._hand_over_timeout_s):
             raise TRANSFER_TIMED_OUT
         return rpc_pb2.MoveLeaderResponse(header=self._header()).SerializeToString()
+
+
+def _unwanted(making: "asyncio.Task[BinaryIO]") -> None:
+    if not making.cancelled() and making.exception() is None:
+        making.result().close()
 
 
 def _uint32(whole: StateHash) -> int:

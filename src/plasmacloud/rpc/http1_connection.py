@@ -143,6 +143,9 @@ class Http1Connection(asyncio.Protocol):
                 self._on_event(event)
         except h11.RemoteProtocolError as error:
             self._refuse(text_response(error.error_status_hint, f"malformed request: {error}"))
+        except Exception:  # nobody else would end this connection
+            log.error("connection failed", peer=self.peer, exc_info=True)
+            self.abort()
 
     def _on_event(self, event: object) -> None:
         if isinstance(event, h11.Request):
@@ -258,7 +261,13 @@ class Http1Connection(asyncio.Protocol):
             self._sent_seen = (sent, now_s)
         if now_s - self._sent_seen[1] >= self._limits.stall_timeout_s:
             self.abort()
-        elif self._task is not None or self._refused or self._in_line or self._write_paused:
+        elif (
+            self._transport.is_closing()
+            or self._task is not None
+            or self._refused
+            or self._in_line
+            or self._write_paused
+        ):
             return
         elif self._request is not None or self._wire.trailing_data[0]:
             if now_s - self._waits_since_s >= self._limits.frame_timeout_s:

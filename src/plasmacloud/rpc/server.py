@@ -154,10 +154,14 @@ class Server:
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
+        self._looking = loop.call_later(_LOOK_EVERY_S, self._look)
         now_s = loop.time()
         for connection in list(self.connections):
-            connection.check(now_s)
-        self._looking = loop.call_later(_LOOK_EVERY_S, self._look)
+            try:
+                connection.check(now_s)
+            except Exception:  # else one connection would end the patience with all others
+                log.error("connection could not be looked at", exc_info=True)
+                connection.abort()
 
     def totals(self) -> Counters:
         """The counts of all connections so far, living ones included."""
