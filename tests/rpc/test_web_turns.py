@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rpc_harness import FakeTransport, Wire, run
 
-from plasmacloud.rpc.gateway import Gateway
+from plasmacloud.rpc.gateway import Gateway, _Bound, to_json
 from plasmacloud.rpc.h2 import frames
 from plasmacloud.rpc.h2.headers import encode_fields
 from plasmacloud.rpc.http1_connection import Http1Connection
 from plasmacloud.rpc.limits import Limits
 from plasmacloud.rpc.local_call import call_locally
-from plasmacloud.rpc.proto import rpc_pb2
+from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
 from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.service import ServiceTable, Shedding, UnaryCall
 from plasmacloud.rpc.status import RpcError, StatusCode
 from plasmacloud.rpc.turns import Turns
-from plasmacloud.rpc.web import HttpRequest, HttpResponse, WebTable, text_response
+from plasmacloud.rpc.web import HttpRequest, HttpResponse, WebTable, json_response, text_response
 
 BUSY = "etcdserver: too many requests"
 GET = b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -250,5 +253,52 @@ def test_requests_in_line_are_answered_when_the_server_closes(rest: bytes) -> No
         await turn(30)
         assert transport.closed
         assert answers(transport) == ([] if rest else [200])
+
+    run(main())
+
+
+def test_what_is_large_is_converted_beside_the_loop() -> None:
+    threads: list[tuple[str, bool]] = []
+    loops = threading.get_ident()
+    many = rpc_pb2.RangeResponse(
+        header=rpc_pb2.ResponseHeader(revision=7),
+        kvs=[kv_pb2.KeyValue(key=b"key %d" % number, value="ä\0".encode() * 9) for number in range(2000)],
+        count=2000,
+    )
+
+    class Watched(_Bound):
+        def _parse(self, body: bytes) -> bytes:
+            threads.append(("parse", threading.get_ident() == loops))
+            return super()._parse(body)
+
+        def _render(self, reply: bytes) -> bytes:
+            threads.append(("render", threading.get_ident() == loops))
+            return super()._render(reply)
+
+    async def main() -> None:
+        table, web = ServiceTable(), WebTable()
+        asked: list[rpc_pb2.RangeRequest] = []
+
+        def serve(call: UnaryCall, body: bytes) -> None:
+            asked.append(rpc_pb2.RangeRequest.FromString(body))
+            reply = many if asked[-1].limit else rpc_pb2.RangeResponse(count=1)
+            call.reply(reply.SerializeToString())
+
+        table.unary("/etcdserverpb.KV/Range", serve)
+        with ThreadPoolExecutor(1) as pool:
+            bound = Watched(table, web, pool, "/etcdserverpb.KV/Range", rpc_pb2.RangeRequest, rpc_pb2.RangeResponse)
+            web.post("/range", bound)
+            small = await web.respond(HttpRequest("POST", "/range", body=b'{"key":"YQ=="}'))
+            key = b64encode(b"k" * 20_000).decode()
+            large = await web.respond(
+                HttpRequest("POST", "/range", body=json.dumps({"key": key, "limit": 5000}).encode())
+            )
+            wrong = await web.respond(HttpRequest("POST", "/range", body=b'{"key": "' + b"?" * 20_000 + b'"}'))
+        assert small.body == b'{"count":"1"}'
+        assert threads == [("parse", True), ("render", True), ("parse", False), ("render", False), ("parse", False)]
+        assert asked[-1].key == b"k" * 20_000
+        assert large.body == json_response(to_json(many)).body
+        assert (large.status, large.content_type) == (200, "application/json")
+        assert wrong.status == 400
 
     run(main())
