@@ -3,6 +3,11 @@
 Run: ``python -m bench overload [--seconds 5] [--levels 1 2 4] [--target etcd|chainfire|both] [--json FILE]``.
 An hour of memory at four times the saturation: ``--levels 4 --seconds 3600 --target chainfire``.
 
+Memory has to stay where it was, because the load overwrites a bounded set of keys and a client compacts every five
+seconds: what grows then would be a leak. With ``--no-compaction`` nobody compacts, and what grows is the history: in
+etcd for ever, in ChainFire up to ``--history-limit`` (``PLASMA_CHAINFIRE_SERVE_HISTORY_LIMIT`` sets it here). Keys,
+revisions kept and the size of the state are printed below each level, and with a long run memory for each minute.
+
 The load is open: requests are due at fixed times, whether or not earlier ones were answered, as when a crowd arrives.
 Latency counts from the time a request was due, so what waits in the generator, in buffers and in queues is all seen.
 Saturation is what a closed load of 512 in flight achieves on the same machine just before. Of interest: does *goodput*
@@ -16,12 +21,14 @@ generator to another. What was offered is printed beside: where it is less than 
 
 import argparse
 import asyncio
+import http.client
 import json
 import os
 import platform
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 
@@ -41,8 +48,19 @@ LEVELS = (1.0, 2.0, 4.0)
 CONNECTIONS = 16
 SATURATION_IN_FLIGHT = 512
 COMPACT_EVERY_S = 5.0
+MIB = 1 << 20
 COMPACT_AGAIN_S = 0.1
 MEMORY_SAMPLES = 400
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What the leader holds behind the level."""
+
+    keys: int
+    revisions: int
+    """That can still be read: from the last compaction to now."""
+    state_mib: float
+    state_in_use_mib: float
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,8 +85,30 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     """Terms that passed during the level."""
     memory: list[Memory]
     """Of all nodes together: before, then at even intervals, the last one after the load."""
+    minutes: list[Memory]
+    """The same, once a minute."""
     recovered_p99_ms: float
     """Of single transactions right after the load has ended."""
+    kept: Kept
+
+
+async def _kept(cluster: Cluster) -> Kept:
+    """Both systems tell it in the same words."""
+    port = cluster.ports[cluster.leader].client
+    status = rpc_pb2.StatusResponse.FromString(await call(port, STATUS, b""))
+    shown = await asyncio.to_thread(_metrics, port)
+    revisions = status.header.revision - max(1, int(shown.get("etcd_debugging_mvcc_compact_revision", 0)))
+    keys = int(shown["etcd_debugging_mvcc_keys_total"])
+    return Kept(keys, revisions, status.dbSize / MIB, status.dbSizeInUse / MIB)
+
+
+def _metrics(port: int) -> dict[str, float]:
+    """Those without labels."""
+    with closing(http.client.HTTPConnection(HOST, port, timeout=10.0)) as connection:
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode().splitlines()
+    pairs = (line.split() for line in lines if not line.startswith("#") and "{" not in line)
+    return {name: float(value) for name, value in pairs}
 
 
 class _Memory:
@@ -77,11 +117,15 @@ class _Memory:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._every, self._calls = 1, 0
+        self._began = time.monotonic()
         self.series: list[Memory] = []
+        self.minutes: list[Memory] = []
         self.look()
 
     def look(self) -> None:
         self._calls += 1
+        if time.monotonic() - self._began >= 60.0 * len(self.minutes):
+            self.minutes.append(self._cluster.memory())
         if self._calls % self._every == 0:
             self.series.append(self._cluster.memory())
         if len(self.series) >= 2 * MEMORY_SAMPLES:
@@ -127,7 +171,9 @@ async def _saturation(cluster: Cluster, seconds: float) -> float:
     return load.answered.count / offered_s
 
 
-async def _measure(cluster: Cluster, times: float, saturation_per_s: float, seconds: float) -> Level:
+async def _measure(
+    cluster: Cluster, times: float, saturation_per_s: float, seconds: float, *, compaction: bool
+) -> Level:
     port = cluster.ports[cluster.leader].client
     channels = [Channel(HOST, port) for _ in range(CONNECTIONS)]
     memory = _Memory(cluster)
@@ -139,11 +185,12 @@ async def _measure(cluster: Cluster, times: float, saturation_per_s: float, seco
         load = OpenLoad(connections, times * saturation_per_s, seconds)
         cpu_s = time.process_time()
         running_load = asyncio.create_task(load.run())
-        compacting = asyncio.create_task(_compact(port))
+        compacting = asyncio.create_task(_compact(port)) if compaction else None
         while not running_load.done():
             await asyncio.wait([running_load], timeout=0.1)
             memory.look()
-        compacting.cancel()
+        if compacting is not None:
+            compacting.cancel()
         offered_s = running_load.result()
         generator_cpu_share = (time.process_time() - cpu_s) / offered_s
         singles = []
@@ -174,6 +221,8 @@ async def _measure(cluster: Cluster, times: float, saturation_per_s: float, seco
         generator_cpu_share=generator_cpu_share,
         leader_changes=await _term(cluster) - term,
         memory=[*memory.series, cluster.memory()],
+        minutes=memory.minutes,
+        kept=await _kept(cluster),
         recovered_p99_ms=percentile(sorted(singles), 0.99),
     )
 
@@ -205,6 +254,13 @@ def _print(level: Level, first: Level) -> None:
         f"{level.leader_changes:>7}{level.recovered_p99_ms:>11.1f}   {level.failed or ''}",
         flush=True,
     )
+    kept = level.kept
+    print(
+        f"{'':<10}kept: {kept.keys} keys, {kept.revisions} revisions, "
+        f"a state of {kept.state_mib:.0f} MiB, {kept.state_in_use_mib:.0f} in use"
+    )
+    if len(level.minutes) > 1:
+        print(f"{'':<10}MiB each minute: " + " ".join(f"{each.anonymous:.0f}" for each in level.minutes))
     if len(series) >= MEMORY_SAMPLES:
         quarter = len(series) // 4
         first_mib, last_mib = median(series[quarter : 2 * quarter]), median(series[-quarter:])
@@ -216,6 +272,7 @@ def main() -> None:
     parser.add_argument("--target", choices=("etcd", "chainfire", "both"), default="both")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each level")
     parser.add_argument("--levels", type=float, nargs="+", default=LEVELS, help="times saturation")
+    parser.add_argument("--no-compaction", action="store_true", help="no client compacts")
     parser.add_argument("--no-pin", action="store_true", help="let servers and generator use all cores")
     parser.add_argument("--directory", type=Path, help="where the data goes: a real disk, not tmpfs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to FILE")
@@ -237,7 +294,10 @@ def main() -> None:
                 print(_HEADER)
                 first = len(levels)
                 for times in arguments.levels:
-                    levels.append(uvloop.run(_measure(cluster, times, saturation, arguments.seconds)))
+                    work = _measure(
+                        cluster, times, saturation, arguments.seconds, compaction=not arguments.no_compaction
+                    )
+                    levels.append(uvloop.run(work))
                     _print(levels[-1], levels[first])
                     if not all(node.running for node in cluster.nodes):
                         raise BenchError(f"{system}: a node has ended under load")

@@ -11,7 +11,7 @@ import pytest
 from plasmacloud.base.address import parse_address
 from plasmacloud.base.errors import ConfigError, ExitCode, StorageError
 from plasmacloud.chainfire.config import ServerConfig, make_config
-from plasmacloud.chainfire.datadir import DataDir, next_life, open_data_dir
+from plasmacloud.chainfire.datadir import DataDir, next_life, open_data_dir, read_place
 from plasmacloud.chainfire.members import found_cluster
 from plasmacloud.rpc.peer_wire import MAX_EARLIER
 from plasmacloud.storage.wal_errors import DirectoryInUse
@@ -260,3 +260,18 @@ def test_a_path_below_a_file_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="Not a directory"):
         open_it(tmp_path / "file" / "d")
+
+
+def test_an_identity_with_an_id_that_is_none_is_refused_with_advice(tmp_path: Path) -> None:
+    open_it(tmp_path)
+    identity = msgspec.json.decode((tmp_path / "member.json").read_bytes())
+    for damaged in ({"cluster_id": "not hex"}, {"member_id": ""}):
+        (tmp_path / "member.json").write_bytes(msgspec.json.encode({**identity, **damaged}))
+        with pytest.raises(ConfigError, match=r"member\.json cannot be read"):
+            read_place(tmp_path)
+
+
+def test_an_identity_that_cannot_be_read_at_all_is_named(tmp_path: Path) -> None:
+    (tmp_path / "member.json").mkdir()
+    with pytest.raises(ConfigError, match=r"member\.json cannot be read: Is a directory"):
+        read_place(tmp_path)

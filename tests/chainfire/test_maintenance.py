@@ -17,9 +17,12 @@ from plasmacloud.chainfire.checkpoints import Checkpointer
 from plasmacloud.chainfire.commands import encode_batch
 from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.membership_view import MemberRole, MembershipView, MemberView, log_floor
+from plasmacloud.chainfire.mvcc.hashing import StateHash
 from plasmacloud.chainfire.services import MaintenanceService
 from plasmacloud.chainfire.state_machine import StateMachine
 from plasmacloud.chainfire.tuning import Tuning
+from plasmacloud.rpc.channel import Channel
+from plasmacloud.rpc.local_call import call_locally
 from plasmacloud.rpc.proto import rpc_pb2
 from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.service import ServiceTable
@@ -241,3 +244,114 @@ def test_the_log_is_kept_for_learners_that_follow_it_and_for_no_other() -> None:
         member(4, 0, MemberRole.LEARNER, state="snapshot"),  # gets a snapshot, which keeps what follows it
     ):
         assert log_floor(view(*voters, absent)) == 990
+
+
+# --- one at a time ---------------------------------------------------------------------------------------------------
+
+
+class Making:
+    """Makes snapshots when it is told to, and knows how many it makes at once."""
+
+    def __init__(self) -> None:
+        self.now = self.most = self.made = 0
+        self.go_on = asyncio.Event()
+
+    async def __call__(self, path: Path) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await self.go_on.wait()
+        path.write_bytes(b"x" * 100)
+        self.now -= 1
+        self.made += 1
+
+
+def maintenance(host: MembershipServer, making: Making, directory: Path) -> ServiceTable:
+    table = ServiceTable()
+    MaintenanceService(
+        host, size_bytes=lambda: (0, 0), hand_over_timeout_s=1.0, make_snapshot=making, directory=directory
+    ).register(table)
+    return table
+
+
+async def save(channel: Channel) -> int:
+    """The bytes of a snapshot."""
+    size = 0
+    async with channel.stream("/etcdserverpb.Maintenance/Snapshot", timeout=DEADLINE_S) as call:
+        await call.send(b"")
+        call.done_sending()
+        async for reply in call:
+            size += len(rpc_pb2.SnapshotResponse.FromString(reply).blob)
+    return size
+
+
+def test_snapshots_for_clients_are_made_one_at_a_time_also_when_they_give_up(tmp_path: Path) -> None:
+    """Each keeps a worker thread busy, and checkpoints need those, too."""
+
+    async def main() -> None:
+        making = Making()
+        server = Server(maintenance(MembershipServer(), making, tmp_path))
+        host, port = await server.start("127.0.0.1", 0)
+        channel = Channel(host, port)
+        try:
+            impatient = [asyncio.create_task(save(channel)) for _ in range(5)]
+            patient = [asyncio.create_task(save(channel)) for _ in range(3)]
+            await until(lambda: making.now == 1)
+            for task in impatient:
+                task.cancel()
+            await asyncio.wait(impatient)
+            await until(lambda: len(server._tasks) == 3)
+            assert (making.most, making.made) == (1, 0), "nobody waits for it, and it is not over yet"
+            making.go_on.set()
+            assert await asyncio.gather(*patient) == [100] * 3
+            assert (making.most, making.made) == (1, 4), "who left before it began gets none"
+        finally:
+            await channel.close()
+            await server.close(0.0)
+
+    asyncio.run(main())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hashes_are_computed_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_now, most = 0, 0
+
+    class Watched(StateHash):
+        def __init__(self, *arguments: Any) -> None:
+            nonlocal open_now, most
+            super().__init__(*arguments)
+            open_now += 1
+            most = max(most, open_now)
+
+        def step(self, max_keys: int = 10) -> bool:
+            return super().step(max_keys)
+
+        def close(self) -> None:
+            nonlocal open_now
+            open_now -= self._pinned
+            super().close()
+
+    monkeypatch.setattr("plasmacloud.chainfire.services.StateHash", Watched)
+
+    async def main() -> None:
+        host = MembershipServer()
+        for number in range(100):
+            host.machine.store.put(rpc_pb2.PutRequest(key=b"%03d" % number, value=b"v"))
+        table = maintenance(host, Making(), tmp_path)
+        path = "/etcdserverpb.Maintenance/HashKV"
+        calls = [asyncio.create_task(call_locally(table, path, b"", metadata=[])) for _ in range(6)]
+        await asyncio.sleep(0)
+        calls[1].cancel()
+        replies = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(replies.pop(1), asyncio.CancelledError)
+        assert len({reply for reply in replies if isinstance(reply, bytes)}) == 1
+        assert len(replies) == 5
+        assert host.machine.store._pins == {}
+
+    asyncio.run(main())
+    assert (open_now, most) == (0, 1)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.002)

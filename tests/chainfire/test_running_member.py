@@ -8,12 +8,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from lone_member import NOW_NS, CountingDisk, Nobody, Porch, environment, keys, put, run, settings, started
+from lone_member import NOW_NS, Answer, CountingDisk, Nobody, Porch, environment, keys, put, run, settings, started
 
 from plasmacloud.base.errors import ConfigError
+from plasmacloud.chainfire.commands import CommandKind
 from plasmacloud.chainfire.members import ClusterIdentity
 from plasmacloud.chainfire.running_member import Doors, Lives, ReplicaFailed, RunningMember
 from plasmacloud.chainfire.snapshot_flow import Received
+from plasmacloud.rpc.proto.rpc_pb2 import PutRequest
+from plasmacloud.rpc.status import StatusCode
 from plasmacloud.storage.install import prepare_state
 from plasmacloud.storage.state import StateStore
 from plasmacloud.storage.wal_errors import WriteFailed
@@ -201,3 +204,84 @@ def test_a_member_that_has_received_a_snapshot_starts_anew_with_it(tmp_path: Pat
             pass
 
     run(main)
+
+
+def test_what_was_kept_aside_and_cannot_be_removed_is_reported_and_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried = threading.Event()
+
+    def refused(*_: object, **__: object) -> list[str]:
+        tried.set()
+        raise WriteFailed("removing what was kept aside", hint="")
+
+    monkeypatch.setattr("plasmacloud.chainfire.running_member.forget_asides", refused)
+
+    async def main() -> None:
+        member, porch = await started(settings(tmp_path / "n1"), environment())
+        stop = asyncio.Event()
+        running = asyncio.create_task(member.run(stop))
+        await porch.serving.wait()
+        await asyncio.to_thread(tried.wait, 30)
+        await put(member, b"k")
+        stop.set()
+        assert await running is None
+        await member.close()
+
+    run(main)
+    assert tried.is_set()
+    assert "what was kept aside stays" in capsys.readouterr().out
+
+
+def test_a_defect_in_announcing_the_member_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would run, and clients would never find it."""
+
+    def broken(*_: object, **__: object) -> list[str]:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("plasmacloud.chainfire.running_member.forget_asides", broken)
+
+    async def main() -> None:
+        member, _ = await started(settings(tmp_path / "n1"), environment())
+        with pytest.raises(ReplicaFailed, match="a bug"):
+            async with asyncio.timeout(30):
+                await member.run(asyncio.Event())
+        await member.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("value", [b"v", None])
+def test_an_answer_that_cannot_be_given_does_not_stop_the_member(
+    tmp_path: Path, value: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else one request that brings out a defect would end one leader after the other."""
+
+    class Deaf(Answer):
+        def reply(self, body: bytes) -> None:
+            self.told()
+
+        def fail(self, code: StatusCode, message: str) -> None:
+            self.told()
+
+        def told(self) -> None:
+            self.future.set_result(b"")
+            raise ValueError("a bug")
+
+    async def main() -> None:
+        member, porch = await started(settings(tmp_path / "n1"), environment())
+        stop = asyncio.Event()
+        running = asyncio.create_task(member.run(stop))
+        await porch.serving.wait()
+        deaf = Deaf()
+        request = PutRequest(key=b"first", value=value) if value else PutRequest(key=b"none", ignore_value=True)
+        member.replica.submit(CommandKind.PUT, request.SerializeToString(), deaf)
+        await deaf.future
+        await put(member, b"second")
+        assert keys(member) == ({b"first", b"second"} if value else {b"second"})
+        stop.set()
+        assert await running is None
+        await member.close()
+
+    run(main)
+    assert "an answer could not be given" in capsys.readouterr().out

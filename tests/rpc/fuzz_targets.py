@@ -30,6 +30,7 @@ from plasmacloud.rpc.proto import rpc_pb2
 from plasmacloud.rpc.request import Malformed, parse_request
 from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.status import RpcError
+from plasmacloud.rpc.turns import Turns
 from plasmacloud.rpc.web import HttpRequest, HttpResponse, WebTable
 
 Target = Callable[[bytes], None]
@@ -164,6 +165,8 @@ def http1(data: bytes) -> None:
         web.get("/page", _page)
         web.post("/page/post", _page)
         server = Server(EchoService().table, limits=SMALL, web=web)
+        loop = asyncio.get_running_loop()
+        server.turns = Turns(loop.call_soon, loop.time)
         transport = FakeTransport()
         connection = Http1Connection(server, web, transport, "test")
         server.admit(connection)

@@ -44,3 +44,23 @@ def test_check_and_watch() -> None:
             await channel.close()
 
     run(main())
+
+
+@pytest.mark.parametrize("bodies", [[], [b"\xff"]])
+def test_a_watch_of_nothing_is_refused(bodies: list[bytes], capsys: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        health, table = HealthService(), ServiceTable()
+        health.register(table)
+        async with serving(table) as (_, host, port):
+            channel = Channel(host, port)
+            async with channel.stream("/grpc.health.v1.Health/Watch", timeout=10) as watch:
+                for body in bodies:
+                    await watch.send(body)
+                watch.done_sending()
+                with pytest.raises(RpcError) as caught:
+                    await watch.__anext__()
+                assert caught.value.code is StatusCode.INVALID_ARGUMENT
+            await channel.close()
+
+    run(main())
+    assert "handler failed" not in capsys.readouterr().out

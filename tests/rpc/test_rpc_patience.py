@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from rpc_harness import EchoService, Frame, Wire, goaway_code, headers, kinds, message, on_wire, request, run, status
 
+from plasmacloud.rpc.deadlines import DeadlineWheel
 from plasmacloud.rpc.h2 import frames
 from plasmacloud.rpc.h2.errors import ErrorCode
 from plasmacloud.rpc.h2.frames import GOAWAY, HEADERS, PING
@@ -17,6 +18,7 @@ from plasmacloud.rpc.h2.lifecycle import (
 )
 from plasmacloud.rpc.limits import Limits
 from plasmacloud.rpc.patience import Overdue, Patience, Progress
+from plasmacloud.rpc.server import Server
 from plasmacloud.rpc.status import StatusCode
 
 S, E = ConnectionState, ConnectionEvent
@@ -211,3 +213,66 @@ def test_too_many_pings_are_named_as_grpc_clients_expect() -> None:
         assert frames.parse_goaway(goaway.payload)[1:] == (ErrorCode.ENHANCE_YOUR_CALM, b"too_many_pings")
 
     on_wire(test, Limits(ping_burst=10, ping_per_s=0))
+
+
+def test_one_connection_that_fails_to_be_looked_at_does_not_end_the_patience_with_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Odd:
+        requests = bytes_received = bytes_sent = 0
+        streams = ()
+        looks = 0
+        aborted = False
+
+        def __init__(self, error: Exception | None) -> None:
+            self._error = error
+
+        def check(self, now_s: float) -> None:
+            self.looks += 1
+            if self._error is not None:
+                raise self._error
+
+        def drain(self) -> None:
+            pass
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    async def main() -> None:
+        server = Server(EchoService().table)
+        fine, broken = Odd(None), Odd(ValueError("a bug"))
+        server.connections = {fine, broken}
+        server._look()
+        assert (fine.looks, broken.looks) == (1, 1)
+        assert (fine.aborted, broken.aborted) == (False, True)
+        assert server._looking is not None
+        assert server._looking.when() > asyncio.get_running_loop().time(), "and looks again"
+        server._looking.cancel()
+
+    run(main())
+    assert "could not be looked at" in capsys.readouterr().out
+
+
+def test_one_deadline_that_fails_does_not_keep_others_waiting(capsys: pytest.CaptureFixture[str]) -> None:
+    expired: list[str] = []
+
+    class Waiting:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def on_deadline(self) -> None:
+            expired.append(self.name)
+            if self.name == "broken":
+                raise ValueError("a bug")
+
+    async def main() -> None:
+        wheel = DeadlineWheel(asyncio.get_running_loop())
+        for name in ("first", "broken", "last"):
+            wheel.add(Waiting(name), 0.0)
+        async with asyncio.timeout(30):
+            while len(expired) < 3:
+                await asyncio.sleep(0.001)
+
+    run(main())
+    assert sorted(expired) == ["broken", "first", "last"]
+    assert "deadline handler failed" in capsys.readouterr().out

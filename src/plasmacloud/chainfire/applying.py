@@ -106,11 +106,14 @@ class Applier:
             if waiter is None:
                 continue
             error = result.error
-            if error is None:
-                waiter.reply(result.body)
-            else:
-                self._replica.tally.commands_failed += 1
-                waiter.fail(error.code, error.message)
+            try:
+                if error is None:
+                    waiter.reply(result.body)
+                else:
+                    self._replica.tally.commands_failed += 1
+                    waiter.fail(error.code, error.message)
+            except Exception:  # the state is as it should be: one client hears nothing, the replica goes on
+                log.error("an answer could not be given", exc_info=True)
         lane.progressed(now)
 
     def _apply_change(self, entry: Entry, now: float) -> None:

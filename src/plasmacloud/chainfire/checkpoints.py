@@ -21,8 +21,6 @@ from plasmacloud.storage.wal_errors import DiskFull
 
 _POLL_S = 0.1
 _RETRY_S = 5.0
-_COMPACTION_SLICE = 6_000  # keys: some 3 ms, so that under load, with long turns, it keeps up with the writes
-_COMPACTION_SLICES = 50  # at most, between two looks at the clock
 
 log = get_logger("chainfire")
 
@@ -65,7 +63,6 @@ class Checkpointer:
         due = self._loop.time() + self._interval_s
         while True:
             await asyncio.sleep(_POLL_S)
-            await self._compact_store()
             if self._loop.time() < due and self._replica.machine.unsaved_bytes < self._tuning.unsaved_bytes:
                 continue
             due = self._loop.time() + self._interval_s
@@ -154,10 +151,3 @@ class Checkpointer:
     def _middle(self) -> int:
         """Half of what the log holds, when few large entries fill it."""
         return (self._wal.first_index() + self._saved.index) // 2
-
-    async def _compact_store(self) -> None:
-        """Some slices of a pending compaction, with room for others between them."""
-        for _ in range(_COMPACTION_SLICES):
-            if self._replica.machine.store.compact_step(_COMPACTION_SLICE):
-                return
-            await asyncio.sleep(0)

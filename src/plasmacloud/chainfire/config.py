@@ -58,6 +58,7 @@ class ServerConfig(msgspec.Struct, frozen=True):
     heartbeat_interval_s: float = 0.05
     request_timeout_s: float = 5.0
     checkpoint_interval_s: float = 1.0
+    history_limit_bytes: int = 512 << 20
     max_inflight_commands: int = 20_000
     max_inflight_bytes: int = 64 << 20
     tuning: Tuning = Tuning()
@@ -97,6 +98,7 @@ def make_config(
     heartbeat_interval_s: float = 0.05,
     policy: PolicyConfig | None = None,
     snapshot_rate_bytes_s: float = 0.0,
+    history_limit_bytes: int = 512 << 20,
     security: Security | None = None,
     insecure: bool = False,
 ) -> ServerConfig:
@@ -143,6 +145,7 @@ def make_config(
         security=security,
         policy=msgspec.structs.replace(policy or PolicyConfig(), round_s=election_timeout_s),
         snapshot_rate_bytes_s=snapshot_rate_bytes_s,
+        history_limit_bytes=history_limit_bytes,
         election_timeout_s=election_timeout_s,
         heartbeat_interval_s=heartbeat_interval_s,
     )

@@ -192,7 +192,13 @@ class Place(NamedTuple):
 
 def read_place(path: Path, *, disk: Disk | None = None) -> Place | None:
     """Whose data directory ``path`` is; None when it is nobody's yet. Raises `ConfigError` when it cannot be read."""
-    found = _read(path / _IDENTITY, OsDisk() if disk is None else disk)
+    try:
+        found = _read(path / _IDENTITY, OsDisk() if disk is None else disk)
+    except OSError as error:
+        raise ConfigError(
+            f"{path / _IDENTITY} cannot be read: {error.strerror}",
+            hint="is --data-dir the right directory, and may the user that runs the server read it?",
+        ) from error
     return None if found is None else Place(found.name, int(found.cluster_id, 16), int(found.member_id, 16))
 
 
@@ -253,7 +259,7 @@ def _read(identity_file: Path, disk: Disk) -> _Identity | None:
         found = msgspec.json.decode(read_file(identity_file, disk=disk), type=_Identity)
         if any(old <= older for old, older in itertools.pairwise((found.incarnation, *found.earlier))):
             raise ValueError("the incarnations do not grow")
-        _ = found.life
+        _ = found.life, int(found.cluster_id, 16), int(found.member_id, 16)
     except FileNotFoundError:
         return None
     except (msgspec.MsgspecError, ValueError) as error:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Iterable
 
 import msgspec
+from google.protobuf.message import DecodeError
 
 from plasmacloud.base.address import Address, parse_address
 from plasmacloud.base.errors import ConfigError
@@ -28,6 +29,7 @@ _ROUND_S = 0.2
 _CALL_S = 1.0
 _SETTLED_S = 1.0  # nobody new was heard of for so long: now a proposal is worth making
 _REMIND_S = 10.0
+_MAX_MACHINES = 256  # that are asked, whatever anybody says who else there is
 
 log = get_logger("formation")
 
@@ -127,7 +129,7 @@ class _Forming:
     def _exchange(self, call: UnaryCall, body: bytes) -> None:
         try:
             self._hear(formation_pb2.FormationReport.FromString(body))
-        except (ValueError, ConfigError) as error:
+        except (DecodeError, ValueError, ConfigError) as error:
             raise RpcError(StatusCode.INVALID_ARGUMENT, f"chainfire: {error}") from error
         call.reply(self._own_report().SerializeToString())
 
@@ -138,7 +140,7 @@ class _Forming:
         try:
             answer = await channel.unary(EXCHANGE, self._own_report().SerializeToString(), timeout=_CALL_S)
             self._hear(formation_pb2.FormationReport.FromString(answer))
-        except (RpcError, ValueError, ConfigError) as error:
+        except (RpcError, DecodeError, ValueError, ConfigError) as error:
             log.debug("no answer", address=str(address), error=str(error))
 
     def _own_report(self) -> formation_pb2.FormationReport:
@@ -164,10 +166,13 @@ class _Forming:
             )
             return
         if known is None:
+            if len(self._reports) >= _MAX_MACHINES:
+                raise ConfigError(f"more than {_MAX_MACHINES} machines want to found this cluster")
             self._news_at = self._loop.time()
         self._reports[report.sender.name] = report
         for machine in (report.sender, *(_machine(founder) for founder in message.known)):
-            self._known.setdefault(machine.client, machine.name)
+            if len(self._known) < _MAX_MACHINES:
+                self._known.setdefault(machine.client, machine.name)
 
     async def close(self) -> None:
         await self._server.close(0.1)

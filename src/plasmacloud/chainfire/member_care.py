@@ -1,8 +1,8 @@
 """What a leader does about the other members, without being asked: the shell around `membership_policy`.
 
-It ends joint phases, promotes learners that have caught up, reports who is silent, and clears away who never came. What
-it decides goes the way of any client's request. And how long a leader may be silent follows what is measured between
-the members and on the disk (`timing`).
+It ends joint phases, promotes learners that have caught up, reports who is silent, and clears away who never came. It
+compacts a history that is longer than it may be (`history`). What it decides goes the way of any client's request. And
+how long a leader may be silent follows what is measured between the members and on the disk (`timing`).
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from plasmacloud.base.logging import get_logger
 from plasmacloud.base.units import format_duration
+from plasmacloud.chainfire.history import RECORD_BYTES, HistoryLimit
 from plasmacloud.chainfire.member_commands import CommandKind, PromoteMember, RemoveMember, encode_member_command
 from plasmacloud.chainfire.membership_policy import (
     Decision,
@@ -23,6 +24,7 @@ from plasmacloud.chainfire.membership_policy import (
 )
 from plasmacloud.chainfire.membership_view import ACTIVE_S, MembershipView, look
 from plasmacloud.chainfire.timing import ElectionTiming
+from plasmacloud.rpc.proto.rpc_pb2 import CompactionRequest
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.storage.wal_metrics import WalMetrics
 
@@ -51,6 +53,22 @@ class _Decided:
         log.info("not done", what=self._what, code=code.name, reason=message)
 
 
+class _Compacting:
+    """Waits for the outcome of a compaction that nobody has asked for."""
+
+    done = False
+
+    def __init__(self) -> None:
+        self.over = False
+
+    def reply(self, _body: bytes) -> None:
+        self.over = True
+
+    def fail(self, code: StatusCode, message: str) -> None:
+        self.over = True
+        log.debug("history not compacted yet", code=code.name, reason=message)
+
+
 class MemberCare:
     """Belongs to one replica; acts only while that leads."""
 
@@ -61,6 +79,8 @@ class MemberCare:
         self._timing = ElectionTiming(
             replica.config.election_timeout_s, keepalive_s=replica.transport.keepalive_s, beat_s=self.beat_s
         )
+        self._history = HistoryLimit(replica.config.history_limit_bytes)
+        self._compacting: _Compacting | None = None
         replica.transport.on_round_trip = self._timing.round_trip
 
     @property
@@ -111,6 +131,19 @@ class MemberCare:
         )
         replica.raft.set_timeouts(round(replica.config.election_ticks * factor), replica.config.heartbeat_ticks)
         self._policy.set_round(self.election_timeout_s)
+
+    def look_after_history(self) -> None:
+        """To be called every `beat_s`, on every member."""
+        replica = self._replica
+        store = replica.machine.store
+        records = store.records
+        revision = self._history.look(records.added_bytes + RECORD_BYTES * records.added_count, store.revision)
+        if revision <= store.compact_revision or not replica.is_leader or replica.stopping:
+            return
+        if self._compacting is None or self._compacting.over:
+            self._compacting = _Compacting()
+            body = CompactionRequest(revision=revision).SerializeToString()
+            replica.submit(CommandKind.COMPACT, body, self._compacting)
 
     def look_after_members(self) -> None:
         """To be called every `beat_s`, on every member."""

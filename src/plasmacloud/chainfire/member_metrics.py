@@ -39,6 +39,7 @@ class MemberMetrics:
         yield from self._raft()
         yield from self._requests()
         yield from self._disk()
+        yield from self._versions()
         yield from self._network()
 
     def _raft(self) -> Iterator[Metric]:
@@ -78,11 +79,23 @@ class MemberMetrics:
         allocated, in_use = self._size_bytes()
         yield _gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes allocated for the state", allocated)
         yield _gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the state in use", in_use)
-        yield _gauge("etcd_debugging_mvcc_current_revision", "The revision", self._replica.machine.store.revision)
         yield latency_family(
             "etcd_disk_wal_fsync_duration_seconds", "Writing and syncing one group", self._wal.sync_times
         )
         yield _count("etcd_disk_wal_write_bytes", "Bytes written to the log", self._wal.group_bytes)
+
+    def _versions(self) -> Iterator[Metric]:
+        """What grows with the writes until a compaction: the past versions of the keys."""
+        store = self._replica.machine.store
+        keys, dead = len(store.index.live), len(store.index.graves)
+        yield _gauge("etcd_debugging_mvcc_current_revision", "The revision", store.revision)
+        yield _gauge("etcd_debugging_mvcc_compact_revision", "What was before it is forgotten", store.compact_revision)
+        yield _gauge("etcd_debugging_mvcc_keys_total", "Living keys", keys)
+        past = store.records.kept_count - keys - dead
+        yield _gauge("plasma_chainfire_past_versions", "Older versions of keys, kept until a compaction", past)
+        yield _gauge(
+            "plasma_chainfire_compacting", "1 while forgotten versions are removed", store.compaction is not None
+        )
 
     def _network(self) -> Iterator[Metric]:
         totals, open_now = self._totals()

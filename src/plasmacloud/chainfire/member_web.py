@@ -128,7 +128,7 @@ class MemberWeb:
         body = rpc_pb2.RangeRequest(key=b"\0", keys_only=True, serializable=serializable).SerializeToString()
         try:
             async with asyncio.timeout(_READ_TIMEOUT_S):
-                await call_locally(self._table, _RANGE, body, metadata=[("hasleader", "true")])
+                await call_locally(self._table, _RANGE, body, metadata=[("hasleader", "true")], shed=False)
         except TimeoutError:
             raise RpcError(StatusCode.DEADLINE_EXCEEDED, "the read took too long") from None
 

@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 
 from plasmacloud.base.errors import ConfigError, StorageError
+from plasmacloud.base.tls import TlsFiles
 from plasmacloud.chainfire.cluster_state import ClusterState
 from plasmacloud.chainfire.members import ClusterIdentity, Member, found_cluster
 from plasmacloud.chainfire.state_machine import StateMachine
@@ -56,6 +57,7 @@ MAX_REVISION = 1 << 62
 _PEERS = "peers.json"
 _RESTORING = "restoring"  # only this and what a restore makes are in a directory being restored into
 _CHUNK_BYTES = 256 * 1024
+_SOME_FILES = TlsFiles.of(Path("DIR"), "CLIENT")
 _COMMIT_BYTES = 32 * 1024 * 1024
 
 
@@ -105,6 +107,10 @@ class Plan(msgspec.Struct, frozen=True):
     peer: str
     token: str
     cluster: ClusterIdentity
+    client: str
+    """Where its clients find it, ``host:port``; empty: it has never said."""
+    tls: bool
+    """Whether they speak TLS with it."""
 
     @property
     def identity(self) -> Identity:
@@ -154,7 +160,8 @@ class Survivor:
                 f"the peer address of {name} is not in its data yet", hint="give it with --listen-peer HOST:PORT"
             )
         token = f"recovered-{self._disk.random_u64():016x}"
-        return Plan(name, peer, token, found_cluster(f"{name}={peer}", token))
+        scheme, _, client = (own[0].client_urls[0] if own and own[0].client_urls else "").rpartition("://")
+        return Plan(name, peer, token, found_cluster(f"{name}={peer}", token), client, scheme == "https")
 
     def build(self, plan: Plan) -> Outcome:
         """Build the new cluster's member beside the old one, and decide. `finish` has to follow. Blocks.
@@ -324,24 +331,37 @@ def begin_cluster(machine: StateMachine, cluster: ClusterIdentity) -> None:
     machine.sessions = {}
 
 
-def grow_commands(plan: Plan, data_dir: Path, vanished: Sequence[str], listen_client: str) -> list[str]:
-    """What to type next: start the survivor, then one more member at a time."""
+def grow_commands(
+    plan: Plan, data_dir: Path, vanished: Sequence[str], listen_client: str, certificates: TlsFiles | None = None
+) -> list[str]:
+    """What to type next: start the survivor, then one more member at a time.
+
+    ``certificates``: those that the operator's own client shows and believes. The members' own are not known here: DIR
+    stands for where they are, and ``--client-auth`` is the safe side.
+    """
+    serve_tls = " --tls DIR --client-auth" if plan.tls else ""
+    client_tls = _client_flags(certificates or (_SOME_FILES if plan.tls else TlsFiles()))
     start = (
         f"plasma chainfire serve --name {shlex.quote(plan.name)} --data-dir {shlex.quote(str(data_dir))} "
         f"--listen-client {listen_client} --listen-peer {plan.peer} "
-        f"--initial-cluster {shlex.quote(f'{plan.name}={plan.peer}')} --cluster-token {plan.token}"
+        f"--initial-cluster {shlex.quote(f'{plan.name}={plan.peer}')} --cluster-token {plan.token}{serve_tls}"
     )
     commands = [start]
     for label in vanished:
         name, _, rest = label.partition(" ")
         peer = rest.partition(" at ")[2] or "HOST:PORT"
-        name = name if name != "(unnamed)" else "NAME"
+        name = shlex.quote(name) if name != "(unnamed)" else "NAME"
         commands += [
-            f"plasma chainfire member add {name} {peer} --endpoints {listen_client}",
+            f"plasma chainfire member add {name} {peer} --endpoints {listen_client}{client_tls}",
             f"plasma chainfire serve --name {name} --data-dir NEW_EMPTY_DIR --listen-client HOST:PORT "
-            f"--listen-peer {peer} --join {listen_client}",
+            f"--listen-peer {peer} --join {listen_client}{serve_tls}",
         ]
     return commands
+
+
+def _client_flags(files: TlsFiles) -> str:
+    given = (("cacert", files.authority), ("cert", files.certificate), ("key", files.key))
+    return "".join(f" --{flag} {shlex.quote(str(path))}" for flag, path in given if path is not None)
 
 
 # --- a new cluster from a snapshot -----------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from plasmacloud.chainfire.cluster_state import ClusterState
 from plasmacloud.chainfire.config import ServerConfig
 from plasmacloud.chainfire.datadir import DataDir, open_data_dir
 from plasmacloud.chainfire.environment import Environment
+from plasmacloud.chainfire.forgetting import Forgetting
 from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.members import Publication, format_id
 from plasmacloud.chainfire.passports import with_passports
@@ -173,6 +174,7 @@ class RunningMember:
         await self.doors.open()
         self._start_task(self._look_after())
         self._start_task(self.checkpointer.run())
+        self._start_task(Forgetting(self.machine.store).run())
 
     def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -290,6 +292,7 @@ class RunningMember:
         Returns a snapshot when the member has to start anew with it. Raises `StorageError` when the disk failed.
         """
         ready = self._loop.create_task(self._announce())
+        ready.add_done_callback(self._task_ended)
         stopped = self._loop.create_task(stop.wait())
         first: list[asyncio.Future[Any]] = [stopped, self.fatal, self._received]
         try:
@@ -321,7 +324,10 @@ class RunningMember:
                 continue
             log.info("ready to serve clients", clients=str(config.listen_client))
             forget = partial(forget_asides, config.data_dir, disk=self.environment.disk)
-            await self._loop.run_in_executor(None, forget)
+            try:
+                await self._loop.run_in_executor(None, forget)
+            except StorageError as error:
+                log.warning("what was kept aside stays", reason=str(error))
             return
 
     async def _look_after(self) -> None:
@@ -330,6 +336,7 @@ class RunningMember:
         while True:
             await asyncio.sleep(care.beat_s)
             care.look_after_members()
+            care.look_after_history()
             care.look_after_timing(self.wal.metrics)
 
     def _evidence(self, member_id: int) -> Evidence:

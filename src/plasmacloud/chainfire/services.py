@@ -16,9 +16,11 @@ from plasmacloud.base.errors import StorageError
 from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire.cluster_services import parse
 from plasmacloud.chainfire.linearizable import LinearizableRead
+from plasmacloud.chainfire.long_reads import LongReads, query_work
 from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.mvcc.hashing import StateHash
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, Refusal
+from plasmacloud.chainfire.mvcc.slices import SLICE_KEYS
 from plasmacloud.chainfire.mvcc.store import MvccStore
 from plasmacloud.chainfire.replica import Replica
 from plasmacloud.chainfire.snapshot_flow import CLIENT_PREFIX
@@ -62,6 +64,7 @@ class KvService:
         self._replica = replica
         self._store: MvccStore = replica.machine.store
         self._loop = asyncio.get_running_loop()
+        self._long_reads = LongReads(self._loop)
 
     def register(self, table: ServiceTable) -> None:
         """Serve the calls of this service."""
@@ -86,8 +89,9 @@ class KvService:
 
     def _compact(self, call: UnaryCall, body: bytes) -> None:
         """Answered when the past is out of reach; with ``physical``, when this member has also removed it."""
-        physical = parse(rpc_pb2.CompactionRequest, body).physical
-        self._command(CommandKind.COMPACT, call, body, _Removed(call, self._store, self._loop) if physical else None)
+        request = parse(rpc_pb2.CompactionRequest, body)
+        waiter = _Removed(call, self._store, self._loop, request.revision) if request.physical else None
+        self._command(CommandKind.COMPACT, call, body, waiter)
 
     def _range(self, call: UnaryCall, body: bytes) -> None:
         try:
@@ -116,13 +120,28 @@ class KvService:
                     self._replica.submit(CommandKind.TXN, body, call)
                 return
             if is_serializable(request):
-                call.reply(self._store.read_txn(request))
+                self._serve_txn(call, request)
                 return
         except RpcRefusal as refusal:
             call.fail(refusal.code, refusal.message)
             return
         if not self._refused_leaderless(call):
-            self._replica.read(LinearizableRead(call, lambda: call.reply(self._store.read_txn(request))))
+            self._replica.read(LinearizableRead(call, partial(self._serve_txn, call, request)))
+
+    def _serve_txn(self, call: UnaryCall, request: rpc_pb2.TxnRequest) -> None:
+        """Answer a transaction that only reads. Raises `RpcRefusal`."""
+        if call.congested:
+            call.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
+            return
+        work = self._store.read_txn_work(request)
+        left = SLICE_KEYS
+        try:
+            while left > 0:
+                left -= next(work)
+        except StopIteration as done:
+            call.reply(done.value)
+        else:
+            self._long_reads.add(call, work)
 
     def _serve_range(self, call: UnaryCall, request: rpc_pb2.RangeRequest) -> None:
         """Answer now if it is quick, else in slices between which heartbeats are served. Raises `RpcRefusal`."""
@@ -133,31 +152,17 @@ class KvService:
         if isinstance(answer, bytes):
             call.reply(answer)
             return
-        query = answer
-        call.on_cancel = query.close
-
-        def go_on() -> None:
-            try:
-                if call.done:
-                    query.close()
-                elif query.step():
-                    call.reply(query.body())
-                else:
-                    self._loop.call_soon(go_on)
-            except Exception as error:  # noqa: BLE001 - the one call fails, the replica goes on
-                query.close()
-                call.fail_with(error)
-
-        self._loop.call_soon(go_on)
+        self._long_reads.add(call, query_work(answer))
 
 
 class _Removed:
     """Answers a compaction once what it removes is gone from this member's state."""
 
-    def __init__(self, call: UnaryCall, store: MvccStore, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, call: UnaryCall, store: MvccStore, loop: asyncio.AbstractEventLoop, revision: int) -> None:
         self._call = call
         self._store = store
         self._loop = loop
+        self._revision = revision
 
     @property
     def done(self) -> bool:
@@ -166,7 +171,7 @@ class _Removed:
     def reply(self, body: bytes) -> None:
         if self._call.done:  # the client waits no longer
             return
-        if self._store.compaction is None:
+        if self._store.has_removed(self._revision):  # later compactions may follow it for ever
             self._call.reply(body)
         else:
             self._loop.call_later(_COMPACTION_POLL_S, self.reply, body)
@@ -215,6 +220,10 @@ class MaintenanceService:
         self._make_snapshot = make_snapshot
         self._directory = directory
         self._hand_over_timeout_s = hand_over_timeout_s
+        # One at a time: a snapshot keeps a worker thread busy, which checkpoints need as well, and a hash has its slice
+        # of every turn of the loop.
+        self._making_snapshot = asyncio.Lock()
+        self._hashing = asyncio.Lock()
 
     def register(self, table: ServiceTable) -> None:
         """Serve the calls of this service."""
@@ -242,7 +251,7 @@ class MaintenanceService:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_SNAPSHOT_S):
-                file = await self._snapshot_file()
+                file = await self._one_snapshot()
         except TimeoutError:
             raise RpcError(
                 StatusCode.UNAVAILABLE, f"chainfire: the disk did not take a snapshot within {_SNAPSHOT_S:g} s"
@@ -258,6 +267,17 @@ class MaintenanceService:
                 remaining -= len(blob)
                 reply = rpc_pb2.SnapshotResponse(header=self._header(), remaining_bytes=remaining, blob=blob)
                 await call.send(reply.SerializeToString())
+
+    async def _one_snapshot(self) -> BinaryIO:
+        """The next one begins when this one is done, also when nobody waits for it any more: its thread goes on."""
+        await self._making_snapshot.acquire()
+        making = asyncio.get_running_loop().create_task(self._snapshot_file())
+        making.add_done_callback(lambda _: self._making_snapshot.release())
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(_unwanted)
+            raise
 
     async def _snapshot_file(self) -> BinaryIO:
         """A snapshot of the state as it is now. It loses its name at once, so that nothing is left behind."""
@@ -329,6 +349,10 @@ class MaintenanceService:
 
     async def _compute_hash(self, revision: int) -> StateHash:
         """In slices, between which everything else goes on."""
+        async with self._hashing:
+            return await self._hash_now(revision)
+
+    async def _hash_now(self, revision: int) -> StateHash:
         try:
             whole = StateHash(self._host.machine.store, revision)
         except RpcRefusal as refusal:
@@ -353,6 +377,11 @@ class MaintenanceService:
         if not already_there and not await host.hand_over(request.targetID, self._hand_over_timeout_s):
             raise RpcError(*TRANSFER_TIMED_OUT)
         return rpc_pb2.MoveLeaderResponse(header=self._header()).SerializeToString()
+
+
+def _unwanted(making: "asyncio.Task[BinaryIO]") -> None:
+    if not making.cancelled() and making.exception() is None:
+        making.result().close()
 
 
 def _uint32(whole: StateHash) -> int:

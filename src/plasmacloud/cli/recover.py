@@ -10,7 +10,7 @@ from plasmacloud.base.errors import ConfigError, ExitCode
 from plasmacloud.cli import errors
 from plasmacloud.cli.lazy import examples
 from plasmacloud.cli.output import emit
-from plasmacloud.cli.settings import Settings, cluster_command
+from plasmacloud.cli.settings import DEFAULT_ENDPOINTS, Settings, cluster_command
 
 if TYPE_CHECKING:
     from plasmacloud.chainfire.recovery import Findings, Plan, Survivor
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--name", help="Another name for the member. [default: the one it had]")
 @click.option("--listen-peer", metavar="HOST:PORT", help="Its peer address. [default: the one it had]")
 @click.option(
-    "--listen-client", metavar="HOST:PORT", default="127.0.0.1:2379", show_default=True, help="For the commands shown."
+    "--listen-client", metavar="HOST:PORT", help="For the commands shown. [default: where its clients found it]"
 )
 @click.option("--dry-run", is_flag=True, help="Only show what is there and what would be done.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -44,7 +44,7 @@ def recover(
     data_dir: Path,
     name: str | None,
     listen_peer: str | None,
-    listen_client: str,
+    listen_client: str | None,
     dry_run: bool,
     yes: bool,
     force: bool,
@@ -67,7 +67,8 @@ def recover(
         findings = survivor.findings
         plan = survivor.plan(name=name, peer=listen_peer)
         others = [] if findings.alone_already else _ask_others(settings, survivor)
-        commands = grow_commands(plan, data_dir, findings.vanish, listen_client)
+        listen_client = listen_client or plan.client or DEFAULT_ENDPOINTS
+        commands = grow_commands(plan, data_dir, findings.vanish, listen_client, settings.tls)
         if settings.output == "table":
             _show(findings, plan, others, dry_run)
         refusal = _majority_lives(survivor, others)
@@ -93,9 +94,11 @@ def recover(
         return
     errors.say(f"done: cluster {outcome.cluster_id}, index {outcome.index}, revision {outcome.revision}", color="green")
     click.echo(f"Kept aside until the next successful start: {', '.join(outcome.kept_aside)}")
-    click.echo("\nStart it, with the flags for TLS that it had, then let the cluster grow, one member at a time:")
+    click.echo("\nStart it, then let the cluster grow, one member at a time:")
     for command in commands:
         click.echo(f"  {command}")
+    if plan.tls:
+        click.echo("DIR: where a member's certificates are. If clients showed none, leave --client-auth out.")
 
 
 def _ask_others(settings: Settings, survivor: "Survivor") -> "list[Other]":

@@ -162,6 +162,13 @@ def _file_options(*options: tuple[str, str]) -> Callable[[Command], Command]:
     help="Send snapshots to other members no faster than so many bytes a second (e.g. 50MiB); 0B: as fast as it goes.",
 )
 @click.option(
+    "--history-limit",
+    type=Size(),
+    default="512MiB",
+    show_default=True,
+    help="Forget revisions older than the last so many bytes of changes; 0B: keep them until a client compacts.",
+)
+@click.option(
     "--cluster-token", default="plasmacloud", show_default=True, help="Keeps clusters with equal addresses apart."
 )
 @click.option(
@@ -224,6 +231,7 @@ def serve(
     dead_after: float,
     dead_members: str,
     snapshot_rate: int,
+    history_limit: int,
     cluster_token: str,
     advertise_client: tuple[str, ...],
     election_timeout: float,
@@ -275,6 +283,7 @@ def serve(
             learner_deadline_s=learner_deadline, dead_after_s=dead_after, dead_policy=DeadPolicy(dead_members)
         ),
         snapshot_rate_bytes_s=snapshot_rate,
+        history_limit_bytes=history_limit,
         election_timeout_s=election_timeout,
         heartbeat_interval_s=heartbeat_interval,
         security=security,

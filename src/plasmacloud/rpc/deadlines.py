@@ -9,6 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
+from plasmacloud.base.logging import get_logger
+
+log = get_logger("rpc")
+
 TICK_S: Final = 0.005
 
 
@@ -47,7 +51,10 @@ class DeadlineWheel:
         bucket = self._buckets.pop(tick)[0]
         while bucket:
             call, _ = bucket.popitem()
-            call.on_deadline()
+            try:
+                call.on_deadline()
+            except Exception:  # else the others in the bucket would never expire
+                log.error("deadline handler failed", exc_info=True)
 
     def close(self) -> None:
         """Cancel all timers; nothing expires any more."""

@@ -3,14 +3,22 @@
 Bytes travel in base64, 64-bit integers as strings, enums by name; fields have the names of the .proto file, zero values
 are left out. Requests may name fields in either spelling; unknown fields are ignored. Unlike etcd's gateway this one
 refuses base64 with stray characters (protobuf's own reader would skip them and write to another key).
+
+What is large is converted on a thread, one at a time: a list of a hundred thousand keys takes a second, and the event
+loop has other things to do.
+
+A call that is shed because of load is answered with 503 and ``Retry-After``, its body unread: it was not executed.
+(etcd's gateway says 429, as it does when a request is too large, which no repetition helps.)
 """
 
 from __future__ import annotations
 
+import asyncio
 import binascii
 import json
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -18,11 +26,13 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+from msgspec.structs import replace
 
 from plasmacloud.rpc.local_call import call_locally
+from plasmacloud.rpc.routes import Shedding
 from plasmacloud.rpc.service import ServiceTable
 from plasmacloud.rpc.status import RpcError, StatusCode
-from plasmacloud.rpc.web import HttpRequest, HttpResponse, WebTable, json_response
+from plasmacloud.rpc.web import JSON, HttpRequest, HttpResponse, WebTable, json_response
 
 HTTP_STATUS: Final[Mapping[StatusCode, HTTPStatus]] = {
     StatusCode.OK: HTTPStatus.OK,
@@ -44,8 +54,11 @@ HTTP_STATUS: Final[Mapping[StatusCode, HTTPStatus]] = {
     StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
 }
 
+_SHED: Final = StatusCode.RESOURCE_EXHAUSTED
+_LARGE_BYTES: Final = 16 * 1024
 _FORWARDED: Final = "grpc-metadata-"
 _decoder = json.JSONDecoder()
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class BadJson(ValueError):
@@ -58,6 +71,7 @@ class Gateway:
     def __init__(self, table: ServiceTable, web: WebTable) -> None:
         self._table = table
         self._web = web
+        self._converting = ThreadPoolExecutor(1, "plasma-json")
 
     def bind(self, bindings: Mapping[str, str], file: FileDescriptor) -> None:
         """``bindings``: HTTP path to gRPC path; ``file`` describes the services."""
@@ -65,27 +79,60 @@ class Gateway:
             service, method = path.strip("/").split("/")
             described = file.services_by_name[service.rpartition(".")[2]].methods_by_name[method]
             request, reply = GetMessageClass(described.input_type), GetMessageClass(described.output_type)
-            self._web.post(http_path, _Bound(self._table, path, request, reply))
+            self._web.post(http_path, _Bound(self._table, self._web, self._converting, path, request, reply))
 
 
 class _Bound:
     """One method."""
 
-    def __init__(self, table: ServiceTable, path: str, request: type[Message], reply: type[Message]) -> None:
+    def __init__(
+        self,
+        table: ServiceTable,
+        web: WebTable,
+        converting: ThreadPoolExecutor,
+        path: str,
+        request: type[Message],
+        reply: type[Message],
+    ) -> None:
         self._table = table
+        self._converting = converting
+        self._web = web
+        self._shedding = table.routes[path.encode()].shedding
         self._path = path
         self._request = request
         self._reply = reply
 
     async def __call__(self, request: HttpRequest) -> HttpResponse:
+        shedding = self._shedding
+        if shedding is not None and (request.late or shedding.due()):
+            return self._shed(shedding)
         try:
-            body = parse_message(self._request, request.body).SerializeToString()
+            body = await self._convert(self._parse, request.body)
             reply = await call_locally(self._table, self._path, body, metadata=_metadata(request))
         except BadJson as error:
             return error_response(StatusCode.INVALID_ARGUMENT, str(error))
         except RpcError as error:
+            if shedding is not None and (error.code, error.message) == (_SHED, shedding.message):
+                return self._shed(shedding)
             return error_response(error.code, error.message)
-        return json_response(to_json(self._reply.FromString(reply)))
+        return HttpResponse(200, await self._convert(self._render, reply), JSON)
+
+    async def _convert(self, convert: Callable[[bytes], bytes], data: bytes) -> bytes:
+        if len(data) <= _LARGE_BYTES:
+            return convert(data)
+        return await asyncio.get_running_loop().run_in_executor(self._converting, convert, data)
+
+    def _parse(self, body: bytes) -> bytes:
+        return parse_message(self._request, body).SerializeToString()
+
+    def _render(self, reply: bytes) -> bytes:
+        """As pieces: the encoder's quick way, all at once, would keep the interpreter to itself."""
+        return "".join(_encoder.iterencode(to_json(self._reply.FromString(reply)))).encode()
+
+    def _shed(self, shedding: Shedding) -> HttpResponse:
+        self._web.shed += 1
+        refusal = error_response(_SHED, shedding.message)
+        return replace(refusal, status=HTTPStatus.SERVICE_UNAVAILABLE, headers=(("retry-after", "1"),))
 
 
 def error_response(code: StatusCode, message: str) -> HttpResponse:

@@ -50,7 +50,13 @@ class HealthService:
             call.reply(health_pb2.HealthCheckResponse(status=status).SerializeToString())
 
     async def _watch(self, call: StreamCall) -> None:
-        service = _service_name(await call.__anext__())
+        async for body in call:
+            await self._tell(call, _service_name(body))
+        if not call.done:
+            raise RpcError(StatusCode.INVALID_ARGUMENT, "Watch needs one HealthCheckRequest")
+
+    async def _tell(self, call: StreamCall, service: str) -> None:
+        """Every change, for as long as the call lasts."""
         event = asyncio.Event()
         watchers = self._watchers.setdefault(service, set())
         watchers.add(event)

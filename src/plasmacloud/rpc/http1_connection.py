@@ -1,6 +1,8 @@
 """HTTP/1.1 on the port of gRPC: one request at a time, strictly read by h11, answered from the server's `WebTable`.
 
-A connection holds one request, one answer, and a little of what the client sends ahead; beyond that it is not read.
+A connection holds one request, one answer, and a little of what the client sends ahead; beyond that it is not read. It
+takes its turns with the connections of HTTP/2 (`turns`): one request is a share. Nor is it read while its client does
+not read the answers.
 """
 
 from __future__ import annotations
@@ -45,6 +47,10 @@ class Http1Connection(asyncio.Protocol):
         self._request: h11.Request | None = None
         self._body = bytearray()
         self._task: asyncio.Task[None] | None = None
+        self._turns = server.turns
+        self._in_line = False
+        self._arrived = (0, 0.0)  # in which turn, and when, what stands in line came
+        self._late = False
         self._write_paused = False
         self._refused = False
         self._leaving = False
@@ -61,12 +67,10 @@ class Http1Connection(asyncio.Protocol):
         if self._request is None and not self._wire.trailing_data[0]:
             self._waits_since_s = self._loop.time()
         self._wire.receive_data(data)
-        self._read()
-        if self._task is not None and len(self._wire.trailing_data[0]) > _MAX_AHEAD_BYTES:
-            self._transport.pause_reading()
+        self._handle()
 
     def eof_received(self) -> bool:
-        if not self._refused and self._task is not None:
+        if not self._refused and (self._task is not None or self._in_line):
             self._leaving = True
             return True  # a client that has shut its side still reads the answer
         return False
@@ -81,12 +85,50 @@ class Http1Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._write_paused = True
+        self._set_reading()
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        self._go_on()
+        self._handle()
 
-    # Reading
+    # Reading, in turns with the other connections
+
+    def _handle(self) -> None:
+        """Look at what has arrived, now or when it is this connection's turn."""
+        if not (self._in_line or self._write_paused or self._task is not None or self._refused):
+            if self._turns.may_begin():
+                self._read()
+            elif self._wire.trailing_data[0]:
+                self._in_line = True
+                self._arrived = (self._turns.number, self._loop.time())
+                self._turns.join(self)
+        self._set_reading()
+
+    def take_turn(self) -> None:
+        """The head of the line is reached: handle one request, or as much of one as there is."""
+        self._in_line = False
+        if self._refused or self._transport.is_closing():
+            return
+        turn, arrived_s = self._arrived
+        self._late = (
+            self._turns.number - turn >= self._limits.max_line_turns
+            and self._loop.time() - arrived_s > self._limits.max_line_s
+        )
+        if not self._write_paused:
+            self._read()
+        self._late = False
+        if self._leaving and self._task is None and not self._refused:
+            self._transport.close()  # what stood in line was no whole request
+        self._set_reading()
+
+    def _set_reading(self) -> None:
+        if self._transport.is_closing():
+            return
+        ahead = self._task is not None and len(self._wire.trailing_data[0]) > _MAX_AHEAD_BYTES
+        if (self._in_line or self._write_paused or ahead) and not self._refused:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def _read(self) -> None:
         try:
@@ -101,6 +143,9 @@ class Http1Connection(asyncio.Protocol):
                 self._on_event(event)
         except h11.RemoteProtocolError as error:
             self._refuse(text_response(error.error_status_hint, f"malformed request: {error}"))
+        except Exception:  # nobody else would end this connection
+            log.error("connection failed", peer=self.peer, exc_info=True)
+            self.abort()
 
     def _on_event(self, event: object) -> None:
         if isinstance(event, h11.Request):
@@ -140,16 +185,24 @@ class Http1Connection(asyncio.Protocol):
             query,
             {name.decode("latin-1"): value.decode("latin-1") for name, value in self._request.headers},
             bytes(self._body),
+            self._late,
         )
         self._body.clear()
         self.requests += 1
         self.streams[0] = request
-        self._task = self._server.spawn(self._answer(request))
+        self._turns.charge(request.cost_s)
+        self._task = self._server.spawn(self._serve(request))
 
-    async def _answer(self, request: HttpRequest) -> None:
-        response = await self._web.respond(request)
-        if self._refused:
-            return
+    async def _serve(self, request: HttpRequest) -> None:
+        try:
+            response = await self._web.respond(request)
+            if not self._refused:
+                self._answer(response)
+        except Exception:  # else the connection would wait for this answer for ever
+            log.error("request failed", peer=self.peer, path=request.path, exc_info=True)
+            self.abort()
+
+    def _answer(self, response: HttpResponse) -> None:
         self._send_response(response, close=self._leaving or self._server.closing)
         self._task = None
         self._request = None
@@ -159,12 +212,7 @@ class Http1Connection(asyncio.Protocol):
             self._transport.close()
         else:
             self._wire.start_next_cycle()
-            self._go_on()
-
-    def _go_on(self) -> None:
-        if not (self._write_paused or self._task is not None or self._refused or self._transport.is_closing()):
-            self._transport.resume_reading()
-            self._read()
+            self._handle()
 
     def _send_response(self, response: HttpResponse, *, close: bool) -> None:
         headers = [
@@ -213,7 +261,13 @@ class Http1Connection(asyncio.Protocol):
             self._sent_seen = (sent, now_s)
         if now_s - self._sent_seen[1] >= self._limits.stall_timeout_s:
             self.abort()
-        elif self._task is not None or self._refused:
+        elif (
+            self._transport.is_closing()
+            or self._task is not None
+            or self._refused
+            or self._in_line
+            or self._write_paused
+        ):
             return
         elif self._request is not None or self._wire.trailing_data[0]:
             if now_s - self._waits_since_s >= self._limits.frame_timeout_s:
@@ -224,7 +278,7 @@ class Http1Connection(asyncio.Protocol):
     def drain(self) -> None:
         """Finish the request under way and close."""
         self._leaving = True
-        if self._task is None:
+        if self._task is None and not self._in_line:
             self._transport.close()
 
     def abort(self) -> None:

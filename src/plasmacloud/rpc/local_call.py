@@ -49,13 +49,22 @@ class LocalCall:
 
 
 async def call_locally(
-    table: ServiceTable, path: str, body: bytes, *, metadata: list[tuple[str, bytes | str]], peer: str = ""
+    table: ServiceTable,
+    path: str,
+    body: bytes,
+    *,
+    metadata: list[tuple[str, bytes | str]],
+    peer: str = "",
+    shed: bool = True,
 ) -> bytes:
-    """Call a unary method of a table. Raises `RpcError`; cancelling it cancels the call."""
+    """Call a unary method of a table. Raises `RpcError`; cancelling it cancels the call.
+
+    Without ``shed`` it is not refused because of load: for those who ask how the server is.
+    """
     route = table.routes.get(path.encode())
     if route is None or route.unary is None:
         raise RpcError(StatusCode.UNIMPLEMENTED, f"unknown method {path}")
-    if route.shedding is not None and route.shedding.due():
+    if shed and route.shedding is not None and route.shedding.due():
         raise RpcError(StatusCode.RESOURCE_EXHAUSTED, route.shedding.message)
     call = LocalCall(path, metadata, peer)
     try:

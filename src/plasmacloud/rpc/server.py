@@ -154,14 +154,19 @@ class Server:
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
+        self._looking = loop.call_later(_LOOK_EVERY_S, self._look)
         now_s = loop.time()
         for connection in list(self.connections):
-            connection.check(now_s)
-        self._looking = loop.call_later(_LOOK_EVERY_S, self._look)
+            try:
+                connection.check(now_s)
+            except Exception:  # else one connection would end the patience with all others
+                log.error("connection could not be looked at", exc_info=True)
+                connection.abort()
 
     def totals(self) -> Counters:
         """The counts of all connections so far, living ones included."""
         totals = msgspec.structs.replace(self.counters, put_off=self.turns.put_off)
+        totals.shed += self.web.shed if self.web is not None else 0
         for connection in self.connections:
             totals.add(connection)
         return totals

@@ -330,7 +330,7 @@ class ServerConnection(Connection):
         if head.expects_continue and not end_stream:
             self.write(self.headers_bytes(stream_id, CONTINUE_BLOCK, False))
         if head.http_status in (405, 415) and self.server.web is not None:
-            self.streams[stream_id] = web_call = WebCall(self, stream_id, head, self.server.web)
+            self.streams[stream_id] = web_call = WebCall(self, stream_id, head, self.server.web, self._late)
             if end_stream:
                 web_call.advance(StreamEvent.RECV_END)
                 web_call.on_request_end()

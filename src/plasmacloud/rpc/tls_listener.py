@@ -102,7 +102,7 @@ class TlsListener:
             self._on_refused(place, describe_tls_error(error))
             for last in parted:
                 await self._linger(last)
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled; or nobody foresaw it, then it is logged
             connection.close()
             raise
         finally:

@@ -63,6 +63,11 @@ class Turns:
         """Whether a connection that has handled its share may take another one at once."""
         return not self._line and self._until is not None and self._clock() < self._until
 
+    def charge(self, seconds: float) -> None:
+        """What was begun now will take about so long in another task: it counts as spent of this turn's budget."""
+        if self._until is not None:
+            self._until -= seconds
+
     def join(self, reader: Reader) -> None:
         """Stand at the end of the line. A connection does so once until its `take_turn`."""
         self.put_off += 1
@@ -78,9 +83,9 @@ class Turns:
             self._until = None
             return
         self.number += 1
-        until = self._until = self._clock() + self._budget_s
+        self._until = self._clock() + self._budget_s
         self._call_soon(self._turn)
         while line:
             line.popleft().take_turn()
-            if self._clock() >= until:
+            if self._clock() >= self._until:
                 break

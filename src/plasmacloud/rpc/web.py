@@ -18,6 +18,8 @@ log = get_logger("rpc")
 
 TEXT: Final = "text/plain; charset=utf-8"
 JSON: Final = "application/json"
+_REQUEST_S: Final = 2e-4
+_BYTE_S: Final = 1e-7  # JSON to protobuf
 
 
 class HttpRequest(msgspec.Struct, frozen=True):
@@ -28,6 +30,13 @@ class HttpRequest(msgspec.Struct, frozen=True):
     query: str = ""
     headers: Mapping[str, str] = {}
     body: bytes = b""
+    late: bool = False
+    """It has waited for its turn for too long (`Limits.max_line_s`): refuse it if that is safe to repeat."""
+
+    @property
+    def cost_s(self) -> float:
+        """What answering costs, roughly: tasks have no part in the turns of the loop, so it is charged in advance."""
+        return _REQUEST_S + _BYTE_S * len(self.body)
 
     def parameters(self) -> dict[str, list[str]]:
         """The query's parameters; one without a value is there with an empty one."""
@@ -62,6 +71,8 @@ class WebTable:
     def __init__(self) -> None:
         self._handlers: dict[str, tuple[str, HttpHandler]] = {}
         self.requests = 0
+        self.shed = 0
+        """Requests refused because of load."""
 
     def get(self, path: str, handler: HttpHandler) -> None:
         """Serve GET (and HEAD) of a path."""

@@ -20,13 +20,16 @@ TOO_LARGE: Final = text_response(413, "the request's body exceeds the limit")
 class WebCall(Stream):
     """One request; `WebTable.respond` runs in a task of the server, which ends with the stream."""
 
-    __slots__ = ("_body", "_counted", "_head", "_server_side", "_task", "_web", "_window")
+    __slots__ = ("_body", "_counted", "_head", "_late", "_server_side", "_task", "_web", "_window")
 
-    def __init__(self, connection: ServerConnection, stream_id: int, head: RequestHead, web: WebTable) -> None:
+    def __init__(
+        self, connection: ServerConnection, stream_id: int, head: RequestHead, web: WebTable, late: bool = False
+    ) -> None:
         super().__init__(connection, stream_id, OPEN)
         self._server_side = connection
         self._head = head
         self._web = web
+        self._late = late
         self._body = bytearray()
         self._counted = 0
         self._window = connection.receive_window(stream_id)
@@ -57,16 +60,18 @@ class WebCall(Stream):
 
     def on_request_end(self) -> None:
         """The client has sent everything."""
-        self._task = self._server_side.spawn(self._run())
+        request = self._request()
+        self._server_side.server.turns.charge(request.cost_s)
+        self._task = self._server_side.spawn(self._run(request))
 
-    async def _run(self) -> None:
-        self._answer(await self._web.respond(self._request()))
+    async def _run(self, request: HttpRequest) -> None:
+        self._answer(await self._web.respond(request))
 
     def _request(self) -> HttpRequest:
         fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._head.fields}
         path, _, query = self._head.path.partition("?")
         headers = {name: value for name, value in fields.items() if name[:1] != ":"}
-        return HttpRequest(fields[":method"], path, query, headers, bytes(self._body))
+        return HttpRequest(fields[":method"], path, query, headers, bytes(self._body), self._late)
 
     def _answer(self, response: HttpResponse) -> None:
         self._uncount()

@@ -81,7 +81,7 @@ class RangeQuery:
     )  # fmt: skip
 
     def __init__(self, store: "MvccStore", request: RangeRequest, current: int) -> None:
-        """Begin reading. ``current`` is the revision that counts as the newest.
+        """Begin reading. ``current`` is the revision that counts as the newest: it is that, or pinned.
 
         Raises `RpcRefusal` for a revision of the future or before the compaction.
         """
@@ -90,7 +90,7 @@ class RangeQuery:
             raise FUTURE_REVISION()
         if revision <= 0:
             revision = current
-        if revision < store.compact_revision:
+        elif revision < store.compact_revision:
             raise COMPACTED()
         self._store = store
         self._current = current

@@ -67,7 +67,7 @@ def is_tombstone(identity: bytes) -> bool:
 class Records:
     """Two memtable generations over a `RecordStore`."""
 
-    __slots__ = ("_base", "_deletes", "_frozen", "active", "active_bytes")
+    __slots__ = ("_base", "_deletes", "_frozen", "_gone_bytes", "_gone_count", "active", "active_bytes", "kept_before")
 
     def __init__(self, base: RecordStore) -> None:
         self._base = base
@@ -75,6 +75,25 @@ class Records:
         self.active_bytes = 0  # record bytes in the active memtable; a reason to take a checkpoint
         self._frozen: dict[bytes, bytes] | None = None
         self._deletes: list[bytes] = []
+        self._gone_count = 0  # records that were in an active memtable, and are there no more
+        self._gone_bytes = 0
+        self.kept_before = 0
+        """Records that there were in the store at the start, less those dropped since."""
+
+    @property
+    def kept_count(self) -> int:
+        """Records that a reader can reach."""
+        return self.kept_before + self.added_count
+
+    @property
+    def added_count(self) -> int:
+        """Records ever added."""
+        return self._gone_count + len(self.active)
+
+    @property
+    def added_bytes(self) -> int:
+        """Their bytes."""
+        return self._gone_bytes + self.active_bytes
 
     def add(self, identity: bytes, record: bytes) -> None:
         """A new record."""
@@ -116,11 +135,14 @@ class Records:
         """Forget records that no reader can reach any more."""
         active = self.active
         for identity in identities:
+            self.kept_before -= 1
             record = active.pop(identity, None)
             if record is None:
                 self._deletes.append(identity)  # it is, or is about to be, in the store
             else:
                 self.active_bytes -= len(record)
+                self._gone_bytes += len(record)
+                self._gone_count += 1
 
     @property
     def checkpoint_running(self) -> bool:
@@ -132,6 +154,8 @@ class Records:
         assert self._frozen is None, "the previous checkpoint is still being committed"
         frozen, deletes = self.active, self._deletes
         self._frozen = frozen
+        self._gone_count += len(frozen)
+        self._gone_bytes += self.active_bytes
         self.active, self._deletes, self.active_bytes = {}, [], 0
         return frozen, deletes
 

@@ -92,12 +92,13 @@ class MvccStore:
         query = RangeQuery(self, request, self.revision)
         return query.body() if query.step() else query
 
-    def newest_in_txn(self, request: rpc_pb2.RangeRequest, reading: bool) -> bytes | None:
+    def newest_in_txn(self, request: rpc_pb2.RangeRequest, at: int | None) -> bytes | None:
         """The reply to a range in a transaction when that asks for the newest of one key; None: it takes a query.
 
-        A transaction that writes sees what it has written; one that is only ``reading`` never sees half of another.
+        A transaction that writes sees what it has written; one that only reads sees the state ``at`` its revision, and
+        never half of another.
         """
-        if (reading and self.tip != self.revision) or not is_plain_range(request):
+        if (at is not None and self.tip != at) or not is_plain_range(request):
             return None
         return self._newest_of_key(request.key, bare_header(self.tip))
 
@@ -138,9 +139,21 @@ class MvccStore:
         return take(walk(start, end, after=after), self.chunk_keys)
 
     def read_txn(self, request: rpc_pb2.TxnRequest) -> bytes:
-        """Answer a Txn that only reads; return the serialized TxnResponse. Raises `RpcRefusal`."""
-        plan = finish(plan_txn(self, request))
-        return self.header.field(self.revision) + finish(execute(self, plan, reading=True))
+        """Answer a Txn that only reads, at once; return the serialized TxnResponse. Raises `RpcRefusal`."""
+        return finish(self.read_txn_work(request))
+
+    def read_txn_work(self, request: rpc_pb2.TxnRequest) -> Work[bytes]:
+        """Answer a Txn that only reads, in slices. Raises `RpcRefusal`.
+
+        What is written meanwhile is not seen: all of it is read at the revision of the beginning, which is pinned.
+        """
+        plan = finish(plan_txn(self, request))  # comparisons look at one state
+        revision = self.revision
+        self.pin(revision)
+        try:
+            return self.header.field(revision) + (yield from execute(self, plan, at=revision))
+        finally:
+            self.unpin(revision)
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -276,6 +289,16 @@ class MvccStore:
             self.compaction = Compaction(revision, self.index, self.records)
         return self.header.field(self.revision)
 
+    @property
+    def may_compact(self) -> bool:
+        """Whether a compaction is pending, and no query still reads before its revision."""
+        compaction = self.compaction
+        return compaction is not None and not (self._pins and min(self._pins) < compaction.revision)
+
+    def has_removed(self, revision: int) -> bool:
+        """Whether the compaction at ``revision`` is done, and not only promised."""
+        return revision <= self.compact_revision and (self.compaction is None or revision < self.compaction.revision)
+
     def compact_step(self, budget: int = SLICE_KEYS) -> bool:
         """Do a slice of the pending compaction. Returns whether nothing is left to do now or ever.
 
@@ -283,7 +306,7 @@ class MvccStore:
         """
         if self.compaction is None:
             return True
-        if self._pins and min(self._pins) < self.compaction.revision:
+        if not self.may_compact:
             return False
         if self.compaction.step(budget):
             done, self.compaction = self.compaction.revision, None
@@ -303,6 +326,7 @@ class MvccStore:
             kv = parse(record)
             load(kv.key, identity, kv.create_revision, kv.version)
             last = identity
+            self.records.kept_before += 1
         self.index.load_done()
         assert not last or RECORD_ID.unpack(last)[0] <= revision
         self.revision = self.tip = revision

@@ -193,11 +193,12 @@ def _check_vanishing(operations: list[Operation]) -> Work[None]:
                 yield len(deleted) // _CHECKS
 
 
-def execute(store: "MvccStore", plan: Plan, *, want_reply: bool = True, reading: bool = False) -> Work[bytes]:
+def execute(store: "MvccStore", plan: Plan, *, want_reply: bool = True, at: int | None = None) -> Work[bytes]:
     """Run the operations, for the TxnResponse behind its header. The plan is checked: nothing can fail.
 
-    Without ``want_reply`` the reads are left out, and the reply is not one. ``reading``: there are no writes, and what
-    another transaction has written so far is not seen.
+    Without ``want_reply`` the reads are left out, and the reply is not one. ``at``: there are no writes, and what is
+    read is the state at that revision, whatever others write meanwhile; a past revision that an operation asks for may
+    then be compacted before its turn comes, which raises `RpcRefusal`.
     """
     pieces = [_SUCCEEDED] if plan.succeeded else []
     if len(plan.operations) > _FEW:
@@ -216,13 +217,16 @@ def execute(store: "MvccStore", plan: Plan, *, want_reply: bool = True, reading:
             if not want_reply:
                 continue
             tag = b"\x0a"
-            if (plain := store.newest_in_txn(operation, reading)) is not None:
+            if (plain := store.newest_in_txn(operation, at)) is not None:
                 body = plain
             else:
-                query = RangeQuery(store, operation, store.revision if reading else store.tip)
-                while not query.step(store.chunk_keys):
-                    yield store.chunk_keys
-                body = query.body(inside_txn=True)
+                query = RangeQuery(store, operation, store.tip if at is None else at)
+                try:
+                    while not query.step(store.chunk_keys):
+                        yield store.chunk_keys
+                    body = query.body(inside_txn=True)
+                finally:
+                    query.close()
                 if operation.range_end:
                     yield 1 + len(body) // _KEY_BYTES
         elif kind == _DELETE:
@@ -230,7 +234,7 @@ def execute(store: "MvccStore", plan: Plan, *, want_reply: bool = True, reading:
             tag, body = b"\x1a", bare_header(store.tip) + body
         else:
             yield _FEW
-            inner = yield from execute(store, operation, want_reply=want_reply, reading=reading)
+            inner = yield from execute(store, operation, want_reply=want_reply, at=at)
             tag, body = b"\x22", b"\x0a\x00" + inner
         size = varint(len(body))
         pieces += (_RESPONSES_TAG, varint(len(tag) + len(size) + len(body)), tag, size, body)

@@ -1,0 +1,106 @@
+"""Reads that take longer than a slice: all of them together get a few milliseconds in each turn of the loop.
+
+Each for itself in a callback of its own would be fair, too, but then a hundred clients that list everything, as happens
+when they all come back after an outage, make turns of a hundred slices, and heartbeats come too late. Only the oldest
+few advance at a time: what a read has found so far is held in memory, and it pins its revision.
+"""
+
+import asyncio
+from collections import deque
+
+from plasmacloud.base.logging import get_logger
+from plasmacloud.chainfire.mvcc.range_query import RangeQuery
+from plasmacloud.chainfire.mvcc.refusals import RpcRefusal
+from plasmacloud.chainfire.mvcc.slices import SLICE_KEYS, Work
+from plasmacloud.chainfire.waiting import TOO_MANY_REQUESTS
+from plasmacloud.rpc.service import UnaryCall
+from plasmacloud.rpc.status import StatusCode
+
+BUDGET_S = 0.005
+ADVANCING = 8
+MAX_WAITING = 1024
+
+log = get_logger("chainfire")
+
+
+def query_work(query: RangeQuery) -> Work[bytes]:
+    """A query that was begun, as work in slices. Closing the work closes the query."""
+    work = _steps(query)
+    next(work)  # a generator that has not started closes without a word
+    return work
+
+
+def _steps(query: RangeQuery) -> Work[bytes]:
+    try:
+        yield 0
+        while not query.step():
+            yield SLICE_KEYS
+        return query.body()
+    finally:
+        query.close()
+
+
+class LongReads:
+    """Belongs to one member."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._reads: deque[tuple[UnaryCall, Work[bytes]]] = deque()  # the oldest first
+        self._scheduled = False
+
+    def __len__(self) -> int:
+        return len(self._reads)
+
+    def add(self, call: UnaryCall, work: Work[bytes]) -> None:
+        """Do the work, which has started, a slice at a time, and answer the call with its result."""
+        if len(self._reads) >= MAX_WAITING:
+            work.close()
+            call.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
+            return
+        call.on_cancel = work.close  # at once: nobody else should have to wait for what it holds
+        self._reads.append((call, work))
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """A slice for each of the oldest, as far as time allows; who had one comes last among them."""
+        self._scheduled = False
+        reads = self._reads
+        until = self._loop.time() + BUDGET_S
+        advanced: list[tuple[UnaryCall, Work[bytes]]] = []
+        for _ in range(min(ADVANCING, len(reads))):
+            call, work = reads.popleft()
+            if not self._advance(call, work):
+                advanced.append((call, work))
+            if self._loop.time() >= until:
+                break
+        before = [reads.popleft() for _ in range(min(ADVANCING - len(advanced), len(reads)))]
+        reads.extendleft(reversed(before + advanced))
+        if reads:
+            self._schedule()
+
+    def _advance(self, call: UnaryCall, work: Work[bytes]) -> bool:
+        """Whether the read is over."""
+        if call.done:
+            work.close()
+            return True
+        left = SLICE_KEYS
+        try:
+            while left > 0:
+                left -= next(work)
+        except StopIteration as done:
+            call.on_cancel = None
+            call.reply(done.value)
+        except RpcRefusal as refusal:
+            call.on_cancel = None
+            call.fail(refusal.code, refusal.message)
+        except Exception as error:  # noqa: BLE001 - the one call fails, the replica goes on
+            call.on_cancel = None
+            call.fail_with(error)
+        else:
+            return False
+        return True

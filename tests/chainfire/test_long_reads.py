@@ -1,0 +1,267 @@
+"""Reads that take long: together within a budget, oldest first, and each of them sees one state."""
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+from dict_store import new_machine
+
+from plasmacloud.chainfire.long_reads import ADVANCING, BUDGET_S, MAX_WAITING, LongReads, query_work
+from plasmacloud.chainfire.mvcc.range_query import RangeQuery
+from plasmacloud.chainfire.mvcc.refusals import COMPACTED, RpcRefusal
+from plasmacloud.chainfire.mvcc.slices import Work, finish
+from plasmacloud.chainfire.mvcc.store import MvccStore
+from plasmacloud.rpc.proto.rpc_pb2 import (
+    CompactionRequest,
+    DeleteRangeRequest,
+    PutRequest,
+    RangeRequest,
+    RangeResponse,
+    RequestOp,
+    TxnRequest,
+    TxnResponse,
+)
+from plasmacloud.rpc.status import StatusCode
+
+KEYS = 4000
+
+
+class Loop:
+    """Turns by hand; the clock is the test's."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.soon: list[Callable[[], None]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self.soon.append(callback)
+
+    def turn(self) -> None:
+        soon, self.soon = self.soon, []
+        for callback in soon:
+            callback()
+
+
+class Call:
+    """A unary call."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.on_cancel: Callable[[], None] | None = None
+        self.body: bytes | None = None
+        self.failure: tuple[StatusCode, str] | None = None
+
+    def reply(self, body: bytes) -> None:
+        self.done, self.body = True, body
+
+    def fail(self, code: StatusCode, message: str) -> None:
+        self.done, self.failure = True, (code, message)
+
+    def fail_with(self, error: Exception) -> None:
+        self.fail(StatusCode.INTERNAL, repr(error))
+
+    def cancel(self) -> None:
+        self.done = True
+        assert self.on_cancel is not None
+        self.on_cancel()
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.reads = LongReads(self.loop)  # type: ignore[arg-type]
+        self.slices: list[int] = []  # whose, in order
+        self.closed: list[int] = []
+
+    def read(self, number: int, slices: int, cost_s: float = 0.0) -> Call:
+        def work() -> Work[bytes]:
+            try:
+                for _ in range(slices):
+                    self.slices.append(number)
+                    self.loop.now += cost_s
+                    yield 1000
+                return b"%d" % number
+            finally:
+                self.closed.append(number)
+
+        call = Call()
+        started = work()
+        next(started)
+        self.slices.clear()
+        self.reads.add(call, started)  # type: ignore[arg-type]
+        return call
+
+
+def test_the_oldest_advance_together_and_the_others_wait() -> None:
+    rig = Rig()
+    calls = [rig.read(number, 5) for number in range(30)]
+    rig.loop.turn()
+    assert rig.slices == list(range(ADVANCING))
+    while not calls[0].done:
+        rig.loop.turn()
+    assert set(rig.slices) == set(range(ADVANCING)), "nobody else has begun"
+    for _ in range(100):
+        rig.loop.turn()
+    assert [call.body for call in calls] == [b"%d" % number for number in range(30)]
+    assert rig.closed == list(range(30)), "in order"
+    assert not rig.loop.soon, "no turns while there is nothing to do"
+    assert len(rig.reads) == 0
+
+
+def test_a_turn_is_no_longer_than_its_budget_and_one_slice() -> None:
+    rig = Rig()
+    calls = [rig.read(number, 7, cost_s=BUDGET_S / 2.5) for number in range(10)]
+    turns = 0
+    while not all(call.done for call in calls):
+        before = rig.loop.now
+        rig.loop.turn()
+        assert rig.loop.now - before <= BUDGET_S * 1.41
+        turns += 1
+        assert turns < 100
+    taken = rig.slices[:ADVANCING]
+    assert taken == list(range(ADVANCING)), "and each had its slice before anybody had the next one"
+
+
+def test_who_gives_up_lets_go_at_once() -> None:
+    rig = Rig()
+    first, second = rig.read(1, 5), rig.read(2, 5)
+    rig.loop.turn()
+    first.cancel()
+    assert rig.closed == [1]
+    while not second.done:
+        rig.loop.turn()
+    assert first.body is None
+    assert second.body == b"2"
+    assert second.on_cancel is None
+
+
+def test_an_error_ends_one_read() -> None:
+    rig = Rig()
+
+    def broken(error: Exception) -> Work[bytes]:
+        yield 1000
+        raise error
+
+    refused, crashed, fine = Call(), Call(), rig.read(3, 3)
+    for call, error in ((refused, COMPACTED), (crashed, ValueError("a bug"))):
+        work = broken(error)
+        next(work)
+        rig.reads.add(call, work)  # type: ignore[arg-type]
+    for _ in range(10):
+        rig.loop.turn()
+    assert refused.failure == (COMPACTED.code, COMPACTED.message)
+    assert crashed.failure is not None
+    assert crashed.failure[0] is StatusCode.INTERNAL
+    assert fine.body == b"3"
+
+
+def test_no_more_than_so_many_wait() -> None:
+    rig = Rig()
+    for number in range(MAX_WAITING):
+        rig.read(number, 3)
+    refused = rig.read(-1, 3)
+    assert refused.failure is not None
+    assert refused.failure[0] is StatusCode.RESOURCE_EXHAUSTED
+    assert rig.closed == [-1]
+
+
+# One state
+
+
+@pytest.fixture
+def store() -> MvccStore:
+    made = new_machine().store
+    for number in range(KEYS):
+        made.put(PutRequest(key=b"k%05d" % number, value=b"old"))
+    return made
+
+
+def everything(**more: int) -> RangeRequest:
+    return RangeRequest(key=b"k", range_end=b"l", **more)
+
+
+def reading(*ranges: RangeRequest) -> TxnRequest:
+    return TxnRequest(success=[RequestOp(request_range=request) for request in ranges])
+
+
+def disturb(store: MvccStore, round_: int) -> None:
+    for number in range(round_ % 7, KEYS, 500):
+        store.put(PutRequest(key=b"k%05d" % number, value=b"new"))
+    store.delete_range(DeleteRangeRequest(key=b"k%05d" % (KEYS - 1 - round_)))
+    store.put(PutRequest(key=b"k9%04d" % round_, value=b"new"))
+    store.compact(CompactionRequest(revision=store.revision))
+    store.compact_step(100_000)
+
+
+def disturbed(store: MvccStore, work: Work[bytes], rounds: Iterator[int]) -> Work[bytes]:
+    """The work, with writes and compactions behind each of its slices."""
+    while True:
+        try:
+            cost = next(work)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        disturb(store, next(rounds))
+        yield cost
+
+
+def test_a_transaction_that_reads_sees_one_state_whatever_is_written_meanwhile(store: MvccStore) -> None:
+    request = reading(everything(), RangeRequest(key=b"k00003"), everything(limit=100), RangeRequest(key=b"k03999"))
+    expected = TxnResponse.FromString(store.read_txn(request))
+    assert len(expected.responses[0].response_range.kvs) == KEYS
+    rounds = itertools.count()
+    body = finish(disturbed(store, store.read_txn_work(request), rounds))
+    assert next(rounds) > 20
+    assert TxnResponse.FromString(body) == expected
+    assert store._pins == {}
+    assert RangeResponse.FromString(store.range(RangeRequest(key=b"k00003"))).kvs[0].value == b"new"
+
+
+def test_a_transaction_that_is_given_up_holds_up_no_compaction(store: MvccStore) -> None:
+    work = store.read_txn_work(reading(everything(), everything()))
+    next(work)
+    disturb(store, 0)
+    assert not store.may_compact
+    work.close()
+    assert store.may_compact
+    assert store._pins == {}
+
+
+def test_a_past_that_is_compacted_meanwhile_is_refused_and_the_present_is_not(store: MvccStore) -> None:
+    work = store.read_txn_work(reading(everything(), everything(revision=100)))
+    with pytest.raises(RpcRefusal) as refused:
+        finish(disturbed(store, work, itertools.count()))
+    assert refused.value == COMPACTED
+    assert store._pins == {}
+
+
+@pytest.mark.parametrize("slices", [0, 1, None])
+def test_a_query_as_work_lets_go_of_its_revision(store: MvccStore, slices: int | None) -> None:
+    """Also when it is closed before its turn has come."""
+    query = store.begin_range(everything())
+    assert isinstance(query, RangeQuery)
+    work = query_work(query)
+    assert store._pins
+    if slices is None:
+        assert RangeResponse.FromString(finish(work)).count == KEYS
+    else:
+        for _ in range(slices):
+            next(work)
+        work.close()
+    assert store._pins == {}
+
+
+def test_reads_that_are_refused_or_given_up_before_their_turn_let_go(store: MvccStore) -> None:
+    rig = Rig()
+    calls = []
+    for _ in range(MAX_WAITING + 1):
+        query = store.begin_range(everything())
+        assert isinstance(query, RangeQuery)
+        calls.append(Call())
+        rig.reads.add(calls[-1], query_work(query))  # type: ignore[arg-type]
+    assert calls[-1].failure is not None
+    for call in calls[:-1]:
+        call.cancel()
+    assert store._pins == {}
