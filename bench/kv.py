@@ -42,6 +42,7 @@ from bench.harness import (
     running,
     write_json,
 )
+from plasmacloud.base.compiled import will_compiled_be_used
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.rpc.channel import Channel
 from plasmacloud.rpc.proto import rpc_pb2
@@ -310,6 +311,9 @@ def main() -> None:
             prepare(cluster)
             idle = f"idle they use {cluster.idle_cpu_share():.1%} of a core"
             print(f"{cluster.system} {cluster.version}: {len(cluster.nodes)} nodes in {directory}; {idle}", flush=True)
+        modules = "compiled" if will_compiled_be_used(os.environ) else "python"
+        if "chainfire" in systems:
+            print(f"modules of chainfire's nodes: {modules}", flush=True)
         for name in generators:
             print(f"\ngenerator {name}, median of {rounds}, about {seconds:g} s each")
             print_header(systems[0])
@@ -321,6 +325,7 @@ def main() -> None:
                     print_row(rows[-1], systems[0])
         if arguments.json is not None:
             settings = {"rounds": rounds, "seconds": seconds, "value_bytes": VALUE_BYTES, "generators": generators}
+            settings["modules"] = modules
             write_json(arguments.json, rows, clusters, settings)
         if arguments.svg is not None:
             note = f"three nodes each on one machine of {os.cpu_count()} cores, durable; generator {rows[0].generator}"

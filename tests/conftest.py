@@ -2,13 +2,16 @@
 
 import os
 
+from plasmacloud.base.compiled import VARIABLE
 from plasmacloud.base.process import PORT_RANGE
 
 _PORTS_OF_ONE = 3_000
 
 
 def pytest_configure() -> None:
-    """Test processes side by side pick their ports from ranges of their own: one may not take what another found."""
+    """Nodes run the Python sources, and test processes side by side pick their ports from ranges of their own: one may
+    not take what another found."""
+    os.environ.setdefault(VARIABLE, "0")  # the sources are tested; what is compiled has tests of its own
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and PORT_RANGE not in os.environ:
         first = 19_100 + int(worker.removeprefix("gw")) % 4 * _PORTS_OF_ONE

@@ -5,6 +5,7 @@ Builds of other versions of the sources are removed. Needs a C compiler and the 
 """
 
 import argparse
+import fcntl
 import os
 import shlex
 import shutil
@@ -54,10 +55,16 @@ def compile_modules(jobs: int) -> Path:
     """Compile, try out, and put in place; returns where. Raises `CompileError`."""
     if (lacking := missing_tool()) is not None:
         raise lacking
+    build_directory().mkdir(parents=True, exist_ok=True)
+    with (build_directory() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
+        return _compile_alone(jobs)
+
+
+def _compile_alone(jobs: int) -> Path:
     final = binary_directory()
     if find_binaries() is not None:
         return final
-    build_directory().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="unfinished-", dir=build_directory()) as scratch:
         made = Path(scratch) / "made"
         _run([sys.executable, __file__, "--make", str(made), "--jobs", str(jobs)], cwd=Path(scratch), what="compiling")

@@ -68,7 +68,6 @@ MODULES: Mapping[str, str] = {
     "plasmacloud.rpc.h2.headers": "decodes header blocks that are not cached",
     "plasmacloud.rpc.h2.outbound": "sends every answer",
     "plasmacloud.rpc.h2.stream": "one object for every request",
-    "plasmacloud.rpc.http1_connection": "uses a connection from inside",
     "plasmacloud.rpc.peer": "sends every message between members",
     "plasmacloud.rpc.peer_link": "frames between members",
     "plasmacloud.rpc.request": "encodes every answer",
