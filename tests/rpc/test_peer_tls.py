@@ -1,6 +1,9 @@
 """Members over mutual TLS: who gets in, under which name, and that both sides say why somebody does not."""
 
 import asyncio
+import contextlib
+import gc
+import socket
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +17,7 @@ from plasmacloud.base.tls import ClientTls, ServerTls, TlsFiles
 from plasmacloud.rpc.peer import PeerOptions
 from plasmacloud.rpc.peer_passport import ALPN
 from plasmacloud.rpc.peer_wire import PeerClaim, Refusal, RefusalCode, decode_refusal
+from plasmacloud.rpc.tls_listener import TlsListener
 
 SOON = PeerOptions(retry_min_s=0.01, retry_max_s=0.02, refused_retry_min_s=0.01, refused_retry_max_s=0.02)
 
@@ -222,6 +226,33 @@ def test_connections_that_never_begin_the_handshake_give_way(pki: Path) -> None:
         two = await secured(pki, 2, "two").start()
         two.knows(1, one.port)
         await until(lambda: two.peer(1).connected)
+
+    run(scene)
+
+
+def test_a_connection_that_gives_way_before_its_handshake_begins_is_closed(pki: Path) -> None:
+    """Both wait to be accepted when the listener starts, which takes them in one go."""
+
+    async def scene() -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        listening.setblocking(False)
+        first, second = (socket.create_connection(listening.getsockname()) for _ in range(2))
+        with first, second:
+            first.setblocking(False)
+            listener = TlsListener(
+                [listening],
+                ServerTls(TlsFiles.of(pki, "one")),
+                asyncio.Protocol,
+                on_refused=lambda _place, _reason: None,
+                to_plaintext=lambda _error: b"",
+                max_handshakes=1,
+            )
+            async with asyncio.timeout(10):
+                with contextlib.suppress(ConnectionResetError):
+                    assert await asyncio.get_running_loop().sock_recv(first, 1) == b""
+            listener.close()
+            await listener.wait_closed()
+        gc.collect()  # a socket that nobody closed is a ResourceWarning, and that an error
 
     run(scene)
 

@@ -6,7 +6,9 @@ cancelled on the loop, too.
 """
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from types import TracebackType
@@ -22,6 +24,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _CLOSE_GRACE_S = 5.0
+_LISTEN_S = 0.25
+"""How often a thread that waits looks up: a Ctrl-C just before it begins to wait would not wake it."""
 
 
 class SyncClient:
@@ -128,8 +132,16 @@ class SyncClient:
             work.close()
             raise NotExecuted("the client is closed")
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        end_s = math.inf if timeout is None else time.monotonic() + timeout
         try:
-            return future.result(timeout)
+            while True:
+                try:
+                    return future.result(min(_LISTEN_S, max(0.0, end_s - time.monotonic())))
+                except TimeoutError:
+                    if future.done():
+                        return future.result()
+                    if time.monotonic() >= end_s:
+                        raise
         except BaseException:
             future.cancel()
             raise

@@ -83,11 +83,13 @@ class TlsListener:
                 next(iter(self._handshakes)).cancel()
             task = self._loop.create_task(self._let_in(connection, _place(address)))
             self._handshakes[task] = None
-            task.add_done_callback(self._ended)
+            task.add_done_callback(partial(self._ended, connection))
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, connection: socket.socket, task: "asyncio.Task[None]") -> None:
         self._handshakes.pop(task, None)
-        if not task.cancelled():
+        if task.cancelled():
+            connection.close()  # a task that is cancelled before its first step has not
+        else:
             task.result()  # an error nobody foresaw goes to the loop's exception handler
 
     async def _let_in(self, connection: socket.socket, place: str) -> None:
