@@ -6,6 +6,7 @@ They are compiled once (some minutes of CPU time when they are not there yet) an
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,13 @@ def test_members_with_and_without_compiled_modules_are_one_cluster(
         cluster.stop()
 
 
+def ask_by_json(endpoint: str) -> int:
+    """The gateway hands other objects to the same handlers. Returns the HTTP status."""
+    request = urllib.request.Request(f"http://{endpoint}/v3/kv/range", data=b'{"key": "YQ=="}', method="POST")
+    with urllib.request.urlopen(request, timeout=30.0) as answer:
+        return int(answer.status)
+
+
 def exercise(cluster: Cluster, prefix: str) -> None:
     """The same requests to each member; the answers of all must be the same in everything but revisions."""
     answers = []
@@ -133,6 +141,7 @@ def exercise(cluster: Cluster, prefix: str) -> None:
                     deleted.deleted,
                     client.get(key).kvs,
                     len(client.get(key, serializable=True).kvs),
+                    ask_by_json(node.client),
                 )
             )
     assert answers == [answers[0]] * len(answers)

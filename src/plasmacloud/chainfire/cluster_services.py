@@ -28,7 +28,8 @@ from plasmacloud.chainfire.membership_view import MemberRole, MembershipView, Me
 from plasmacloud.chainfire.mvcc.refusals import RpcRefusal, not_a_message
 from plasmacloud.chainfire.validate import validate_peer_urls
 from plasmacloud.rpc.proto import admin_pb2, rpc_pb2
-from plasmacloud.rpc.service import ServiceTable, UnaryCall
+from plasmacloud.rpc.routes import Call
+from plasmacloud.rpc.service import ServiceTable
 from plasmacloud.rpc.status import RpcError, StatusCode
 
 M = TypeVar("M", bound=Message)
@@ -91,7 +92,7 @@ class ClusterService:
 
     # -- etcd's ----------------------------------------------------------------------------------------------------
 
-    def _member_list(self, call: UnaryCall, body: bytes) -> None:
+    def _member_list(self, call: Call, body: bytes) -> None:
         request = parse(rpc_pb2.MemberListRequest, body)
 
         def serve() -> None:
@@ -107,23 +108,23 @@ class ClusterService:
         else:
             serve()
 
-    def _member_add(self, call: UnaryCall, body: bytes) -> None:
+    def _member_add(self, call: Call, body: bytes) -> None:
         """Returns as soon as the learner is a member. etcd's "add a voter" is "promote it when it has caught up"."""
         request = parse(rpc_pb2.MemberAddRequest, body)
         peers = _peers(sorted(url.strip() for url in request.peerURLs))
         self._submit(CommandKind.MEMBER_ADD, AddMember(peers, promote=not request.isLearner), call)
 
-    def _member_remove(self, call: UnaryCall, body: bytes) -> None:
+    def _member_remove(self, call: Call, body: bytes) -> None:
         request = parse(rpc_pb2.MemberRemoveRequest, body)
         self._submit(CommandKind.MEMBER_REMOVE, RemoveMember(request.ID), call)
 
-    def _member_update(self, call: UnaryCall, body: bytes) -> None:
+    def _member_update(self, call: Call, body: bytes) -> None:
         request = parse(rpc_pb2.MemberUpdateRequest, body)
         # Without any URL the answer depends on the member, as in etcd: it is not found, or the URLs are invalid.
         peers = _peers(request.peerURLs) if request.peerURLs else ()
         self._submit(CommandKind.MEMBER_UPDATE, UpdateMember(request.ID, peers), call)
 
-    def _member_promote(self, call: UnaryCall, body: bytes) -> None:
+    def _member_promote(self, call: Call, body: bytes) -> None:
         request = parse(rpc_pb2.MemberPromoteRequest, body)
         self._submit(CommandKind.MEMBER_PROMOTE, PromoteMember(request.ID), call)
 
@@ -132,11 +133,11 @@ class ClusterService:
 
     # -- ours ------------------------------------------------------------------------------------------------------
 
-    def _members(self, call: UnaryCall, body: bytes) -> None:
+    def _members(self, call: Call, body: bytes) -> None:
         parse(admin_pb2.MembersRequest, body)
         call.reply(self._members_message().SerializeToString())
 
-    def _add_member(self, call: UnaryCall, body: bytes) -> None:
+    def _add_member(self, call: Call, body: bytes) -> None:
         request = parse(admin_pb2.AddMemberRequest, body)
         peers = _peers(request.peer_urls)
         named = [member for member in self._host.cluster.members if request.name and member.name == request.name]
@@ -180,7 +181,7 @@ class ClusterService:
 class _Translated:
     """Answers a call with something else than the reply of its command."""
 
-    def __init__(self, call: UnaryCall, translate: Callable[[bytes], bytes]) -> None:
+    def __init__(self, call: Call, translate: Callable[[bytes], bytes]) -> None:
         self._call = call
         self._translate = translate
 

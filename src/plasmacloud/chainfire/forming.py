@@ -18,8 +18,9 @@ from plasmacloud.chainfire.datadir import PROMISE_NOTE, write_note
 from plasmacloud.chainfire.formation import Decision, Founders, Machine, Report, Step, decide
 from plasmacloud.rpc.channel import Channel
 from plasmacloud.rpc.proto import formation_pb2
+from plasmacloud.rpc.routes import Call
 from plasmacloud.rpc.server import Server
-from plasmacloud.rpc.service import ServiceTable, UnaryCall
+from plasmacloud.rpc.service import ServiceTable
 from plasmacloud.rpc.status import RpcError, StatusCode
 from plasmacloud.storage.disk import Disk
 from plasmacloud.storage.small_files import read_file
@@ -46,7 +47,7 @@ def register_member(table: ServiceTable, config: ServerConfig, *, disk: Disk) ->
     own = Machine(config.member.name, config.member.peer, _client_address(config))
     report = Report(own, expect=config.expect, promised=_read_promise(config, disk), member=True)
 
-    def exchange(call: UnaryCall, _body: bytes) -> None:
+    def exchange(call: Call, _body: bytes) -> None:
         call.reply(_encode(report, [own]).SerializeToString())
 
     table.unary(EXCHANGE, exchange)
@@ -126,7 +127,7 @@ class _Forming:
             self._said, self._said_at = decision.why, self._loop.time()
             log.info("forming a cluster", step=decision.step.value, why=decision.why)
 
-    def _exchange(self, call: UnaryCall, body: bytes) -> None:
+    def _exchange(self, call: Call, body: bytes) -> None:
         try:
             self._hear(formation_pb2.FormationReport.FromString(body))
         except (DecodeError, ValueError, ConfigError) as error:

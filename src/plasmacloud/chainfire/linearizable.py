@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from plasmacloud.chainfire.mvcc.refusals import RpcRefusal
-from plasmacloud.rpc.service import UnaryCall
+from plasmacloud.rpc.routes import Call
 from plasmacloud.rpc.status import StatusCode
 
 
@@ -12,7 +12,7 @@ class LinearizableRead:
 
     __slots__ = ("_call", "_serve")
 
-    def __init__(self, call: UnaryCall, serve: Callable[[], None]) -> None:
+    def __init__(self, call: Call, serve: Callable[[], None]) -> None:
         self._call = call
         self._serve = serve
 

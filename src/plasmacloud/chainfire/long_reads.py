@@ -13,7 +13,7 @@ from plasmacloud.chainfire.mvcc.range_query import RangeQuery
 from plasmacloud.chainfire.mvcc.refusals import RpcRefusal
 from plasmacloud.chainfire.mvcc.slices import SLICE_KEYS, Work
 from plasmacloud.chainfire.waiting import TOO_MANY_REQUESTS
-from plasmacloud.rpc.service import UnaryCall
+from plasmacloud.rpc.routes import Call
 from plasmacloud.rpc.status import StatusCode
 
 BUDGET_S = 0.005
@@ -45,13 +45,13 @@ class LongReads:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._reads: deque[tuple[UnaryCall, Work[bytes]]] = deque()  # the oldest first
+        self._reads: deque[tuple[Call, Work[bytes]]] = deque()  # the oldest first
         self._scheduled = False
 
     def __len__(self) -> int:
         return len(self._reads)
 
-    def add(self, call: UnaryCall, work: Work[bytes]) -> None:
+    def add(self, call: Call, work: Work[bytes]) -> None:
         """Do the work, which has started, a slice at a time, and answer the call with its result."""
         if len(self._reads) >= MAX_WAITING:
             work.close()
@@ -71,7 +71,7 @@ class LongReads:
         self._scheduled = False
         reads = self._reads
         until = self._loop.time() + BUDGET_S
-        advanced: list[tuple[UnaryCall, Work[bytes]]] = []
+        advanced: list[tuple[Call, Work[bytes]]] = []
         for _ in range(min(ADVANCING, len(reads))):
             call, work = reads.popleft()
             if not self._advance(call, work):
@@ -83,7 +83,7 @@ class LongReads:
         if reads:
             self._schedule()
 
-    def _advance(self, call: UnaryCall, work: Work[bytes]) -> bool:
+    def _advance(self, call: Call, work: Work[bytes]) -> bool:
         """Whether the read is over."""
         if call.done:
             work.close()

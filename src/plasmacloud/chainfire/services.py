@@ -36,8 +36,8 @@ from plasmacloud.chainfire.validate import (
 from plasmacloud.chainfire.waiting import NO_LEADER, TOO_MANY_REQUESTS, Waiter
 from plasmacloud.raft.raft import Raft
 from plasmacloud.rpc.proto import rpc_pb2
-from plasmacloud.rpc.routes import Shedding
-from plasmacloud.rpc.service import ServiceTable, StreamCall, UnaryCall
+from plasmacloud.rpc.routes import Call, Shedding
+from plasmacloud.rpc.service import ServiceTable, StreamCall
 from plasmacloud.rpc.status import RpcError, StatusCode
 from plasmacloud.storage.wal_errors import DiskFull, write_error
 
@@ -78,7 +78,7 @@ class KvService:
             table.unary(f"/etcdserverpb.KV/{path}", partial(self._command, kind), writes)
         table.unary("/etcdserverpb.KV/Compact", self._compact, writes)
 
-    def _command(self, kind: CommandKind, call: UnaryCall, body: bytes, waiter: Waiter | None = None) -> None:
+    def _command(self, kind: CommandKind, call: Call, body: bytes, waiter: Waiter | None = None) -> None:
         try:
             check_write(kind, body)
         except RpcRefusal as refusal:
@@ -87,13 +87,13 @@ class KvService:
         if not self._refused_leaderless(call):
             self._replica.submit(kind, body, waiter or call)
 
-    def _compact(self, call: UnaryCall, body: bytes) -> None:
+    def _compact(self, call: Call, body: bytes) -> None:
         """Answered when the past is out of reach; with ``physical``, when this member has also removed it."""
         request = parse(rpc_pb2.CompactionRequest, body)
         waiter = _Removed(call, self._store, self._loop, request.revision) if request.physical else None
         self._command(CommandKind.COMPACT, call, body, waiter)
 
-    def _range(self, call: UnaryCall, body: bytes) -> None:
+    def _range(self, call: Call, body: bytes) -> None:
         try:
             request = validate_range(body)
             if request.serializable:
@@ -105,14 +105,14 @@ class KvService:
         if not self._refused_leaderless(call):
             self._replica.read(LinearizableRead(call, partial(self._serve_range, call, request)))
 
-    def _refused_leaderless(self, call: UnaryCall) -> bool:
+    def _refused_leaderless(self, call: Call) -> bool:
         """Clients that ask for it are told at once when there is no leader, and do not wait for the next one."""
         if self._replica.leader_id or dict(call.metadata).get("hasleader") != "true":
             return False
         call.fail(StatusCode.UNAVAILABLE, NO_LEADER)
         return True
 
-    def _txn(self, call: UnaryCall, body: bytes) -> None:
+    def _txn(self, call: Call, body: bytes) -> None:
         try:
             request = validate_txn(body)
             if not is_read_only(request):
@@ -128,7 +128,7 @@ class KvService:
         if not self._refused_leaderless(call):
             self._replica.read(LinearizableRead(call, partial(self._serve_txn, call, request)))
 
-    def _serve_txn(self, call: UnaryCall, request: rpc_pb2.TxnRequest) -> None:
+    def _serve_txn(self, call: Call, request: rpc_pb2.TxnRequest) -> None:
         """Answer a transaction that only reads. Raises `RpcRefusal`."""
         if call.congested:
             call.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
@@ -143,7 +143,7 @@ class KvService:
         else:
             self._long_reads.add(call, work)
 
-    def _serve_range(self, call: UnaryCall, request: rpc_pb2.RangeRequest) -> None:
+    def _serve_range(self, call: Call, request: rpc_pb2.RangeRequest) -> None:
         """Answer now if it is quick, else in slices between which heartbeats are served. Raises `RpcRefusal`."""
         if call.congested:
             call.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
@@ -158,7 +158,7 @@ class KvService:
 class _Removed:
     """Answers a compaction once what it removes is gone from this member's state."""
 
-    def __init__(self, call: UnaryCall, store: MvccStore, loop: asyncio.AbstractEventLoop, revision: int) -> None:
+    def __init__(self, call: Call, store: MvccStore, loop: asyncio.AbstractEventLoop, revision: int) -> None:
         self._call = call
         self._store = store
         self._loop = loop
@@ -289,7 +289,7 @@ class MaintenanceService:
             except OSError as error:
                 raise write_error(f"writing a snapshot in {self._directory}", error) from error
 
-    def _status(self, call: UnaryCall, body: bytes) -> None:
+    def _status(self, call: Call, body: bytes) -> None:
         parse(rpc_pb2.StatusRequest, body)
         host, raft = self._host, self._host.raft
         allocated, in_use = self._size_bytes()
@@ -311,7 +311,7 @@ class MaintenanceService:
         )
         call.reply(reply.SerializeToString())
 
-    def _alarm(self, call: UnaryCall, body: bytes) -> None:
+    def _alarm(self, call: Call, body: bytes) -> None:
         """This version raises no alarms: there are none to list or to clear. Raising one by hand is not supported."""
         request = parse(rpc_pb2.AlarmRequest, body)
         if request.action == rpc_pb2.AlarmRequest.ACTIVATE:
@@ -319,7 +319,7 @@ class MaintenanceService:
             return
         call.reply(rpc_pb2.AlarmResponse(header=self._header()).SerializeToString())
 
-    def _defragment(self, call: UnaryCall, body: bytes) -> None:
+    def _defragment(self, call: Call, body: bytes) -> None:
         """Success, and nothing is done. In etcd this rewrites the file, and stops the member meanwhile, to give free
         pages back to the file system. Here they stay in the file, which is as large as it ever was, and are used again
         by what is written next. `Status` tells both sizes; a member that joins anew gets a file without free pages."""
@@ -330,14 +330,14 @@ class MaintenanceService:
         )
         call.reply(rpc_pb2.DefragmentResponse(header=self._header()).SerializeToString())
 
-    async def _hash(self, call: UnaryCall, body: bytes) -> bytes:
+    async def _hash(self, call: Call, body: bytes) -> bytes:
         """In etcd a hash of the database file. Here, where files differ between members, one of what they agree on."""
         parse(rpc_pb2.HashRequest, body)
         header = self._header()
         whole = await self._compute_hash(0)
         return rpc_pb2.HashResponse(header=header, hash=_uint32(whole)).SerializeToString()
 
-    async def _hash_kv(self, call: UnaryCall, body: bytes) -> bytes:
+    async def _hash_kv(self, call: Call, body: bytes) -> bytes:
         """Equal on all members at the same revision; not etcd's number."""
         revision = parse(rpc_pb2.HashKVRequest, body).revision
         header = self._header()
@@ -366,7 +366,7 @@ class MaintenanceService:
             whole.close()
         return whole
 
-    async def _move_leader(self, call: UnaryCall, body: bytes) -> bytes:
+    async def _move_leader(self, call: Call, body: bytes) -> bytes:
         request = parse(rpc_pb2.MoveLeaderRequest, body)
         host = self._host
         if not host.is_leader:
@@ -388,5 +388,5 @@ def _uint32(whole: StateHash) -> int:
     return int.from_bytes(whole.digest()[:4], "big")
 
 
-def _unimplemented(what: str, call: UnaryCall, _body: bytes) -> None:
+def _unimplemented(what: str, call: Call, _body: bytes) -> None:
     call.fail(StatusCode.UNIMPLEMENTED, f"chainfire: {what} are not supported by this version")

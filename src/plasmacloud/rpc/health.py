@@ -10,7 +10,8 @@ import asyncio
 from google.protobuf.message import DecodeError
 
 from plasmacloud.rpc.proto import health_pb2
-from plasmacloud.rpc.service import ServiceTable, StreamCall, UnaryCall
+from plasmacloud.rpc.routes import Call
+from plasmacloud.rpc.service import ServiceTable, StreamCall
 from plasmacloud.rpc.status import RpcError, StatusCode
 
 ServingStatus = health_pb2.HealthCheckResponse.ServingStatus
@@ -41,7 +42,7 @@ class HealthService:
         """The status of a service; None if it was never set."""
         return self._statuses.get(service)
 
-    def _check(self, call: UnaryCall, body: bytes) -> None:
+    def _check(self, call: Call, body: bytes) -> None:
         service = _service_name(body)
         status = self._statuses.get(service)
         if status is None:

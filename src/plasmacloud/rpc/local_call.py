@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from typing import Any
 
-from plasmacloud.rpc.service import ServiceTable, UnaryCall, status_of
+from plasmacloud.rpc.service import ServiceTable, status_of
 from plasmacloud.rpc.status import Metadata, RpcError, StatusCode
 
 
@@ -68,7 +68,7 @@ async def call_locally(
         raise RpcError(StatusCode.RESOURCE_EXHAUSTED, route.shedding.message)
     call = LocalCall(path, metadata, peer)
     try:
-        route.unary(cast(UnaryCall, call), body)
+        route.unary(call, body)
     except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes a status
         call.fail_with(error)
     if table.batch_end is not None:

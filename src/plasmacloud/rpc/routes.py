@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-if TYPE_CHECKING:
-    from plasmacloud.rpc.service import StreamCall, UnaryCall
+from plasmacloud.rpc.status import Metadata, StatusCode
 
-UnaryHandler = Callable[["UnaryCall", bytes], None]
-UnaryAsyncHandler = Callable[["UnaryCall", bytes], Awaitable[bytes]]
+if TYPE_CHECKING:
+    from plasmacloud.rpc.service import StreamCall
+
+
+class Call(Protocol):
+    """What a unary handler may use: of a `UnaryCall`, and of a `LocalCall`, which came in another way.
+
+    Handlers must not name either: compiled, they would take no other.
+    """
+
+    on_cancel: Callable[[], None] | None
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def congested(self) -> bool: ...
+
+    @property
+    def metadata(self) -> list[tuple[str, bytes | str]]: ...
+
+    @property
+    def peer(self) -> str: ...
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None: ...
+
+    def reply(self, body: bytes, trailers: Metadata = ()) -> None: ...
+
+    def fail(self, code: StatusCode, message: str, metadata: Metadata = ()) -> None: ...
+
+    def fail_with(self, error: Exception) -> None: ...
+
+
+UnaryHandler = Callable[[Call, bytes], None]
+UnaryAsyncHandler = Callable[[Call, bytes], Awaitable[bytes]]
 StreamHandler = Callable[["StreamCall"], Awaitable[None]]
 
 

@@ -18,7 +18,7 @@ from plasmacloud.rpc.h2.frames import DEFAULT_MAX_FRAME_BYTES, END_STREAM
 from plasmacloud.rpc.h2.headers import Field, encode_fields
 from plasmacloud.rpc.h2.stream import CLOSED, HALF_CLOSED_REMOTE, OPEN, Stream, StreamEvent
 from plasmacloud.rpc.request import RequestHead, failure_block, pack_failure, pack_reply, trailers_block
-from plasmacloud.rpc.routes import CallKind, Route, Shedding, StreamHandler, UnaryAsyncHandler, UnaryHandler
+from plasmacloud.rpc.routes import Call, CallKind, Route, Shedding, StreamHandler, UnaryAsyncHandler, UnaryHandler
 from plasmacloud.rpc.status import Metadata, RpcError, StatusCode
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class ServiceTable:
     def unary_async(self, path: str, handler: UnaryAsyncHandler) -> None:
         """Serve ``path`` with a coroutine function that returns the reply; it is cancelled with the call."""
 
-        def start(call: UnaryCall, body: bytes) -> None:
+        def start(call: Call, body: bytes) -> None:
             call.run(_run_unary(call, handler, body))
 
         self._add(Route(path, CallKind.UNARY, unary=start))
@@ -65,7 +65,7 @@ class ServiceTable:
         self.routes[key] = route
 
 
-async def _run_unary(call: UnaryCall, handler: UnaryAsyncHandler, body: bytes) -> None:
+async def _run_unary(call: Call, handler: UnaryAsyncHandler, body: bytes) -> None:
     try:
         call.reply(await handler(call, body))
     except asyncio.CancelledError:

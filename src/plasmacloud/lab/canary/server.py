@@ -9,7 +9,8 @@ from plasmacloud.base.address import Address
 from plasmacloud.lab.canary.store import Item, Store
 from plasmacloud.rpc.channel import Channel
 from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
-from plasmacloud.rpc.service import ServiceTable, UnaryCall
+from plasmacloud.rpc.routes import Call
+from plasmacloud.rpc.service import ServiceTable
 from plasmacloud.rpc.status import Execution, RpcError, StatusCode
 
 REPLICATE_EVERY_S = 0.05
@@ -105,7 +106,7 @@ class CanaryNode:
                 return
         self._sent[other] = log_end
 
-    async def _take_sync(self, call: UnaryCall, body: bytes) -> bytes:
+    async def _take_sync(self, call: Call, body: bytes) -> bytes:
         sync = msgspec.msgpack.decode(body, type=Sync)
         if sync.term >= self.term:
             self.term, self.leader = sync.term, sync.leader
@@ -116,18 +117,18 @@ class CanaryNode:
                 self.store.apply(item)
         return str(self.term).encode()
 
-    async def _put(self, call: UnaryCall, body: bytes) -> bytes:
+    async def _put(self, call: Call, body: bytes) -> bytes:
         if self.leader != self.name:
             return await self._forward(_PUT, body)
         return self._written(rpc_pb2.PutRequest.FromString(body)).SerializeToString()
 
-    async def _range(self, call: UnaryCall, body: bytes) -> bytes:
+    async def _range(self, call: Call, body: bytes) -> bytes:
         request = rpc_pb2.RangeRequest.FromString(body)
         if self.leader != self.name and not request.serializable and not self.stale_reads:
             return await self._forward(_RANGE, body)
         return self._found(request).SerializeToString()
 
-    async def _txn(self, call: UnaryCall, body: bytes) -> bytes:
+    async def _txn(self, call: Call, body: bytes) -> bytes:
         if self.leader != self.name:
             return await self._forward(_TXN, body)
         request = rpc_pb2.TxnRequest.FromString(body)
@@ -180,7 +181,7 @@ class CanaryNode:
         ]
         return rpc_pb2.RangeResponse(header=self._header(), kvs=kvs, more=len(items) < count, count=count)
 
-    async def _status(self, call: UnaryCall, body: bytes) -> bytes:
+    async def _status(self, call: Call, body: bytes) -> bytes:
         leader = 0 if self.leader is None else self._member(self.leader)
         answer = rpc_pb2.StatusResponse(header=self._header(), version="canary", leader=leader, raftTerm=self.term)
         return answer.SerializeToString()
