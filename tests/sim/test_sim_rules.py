@@ -33,9 +33,9 @@ from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
 from plasmacloud.sim import watchdog
 from plasmacloud.sim.authority import bad_step
 from plasmacloud.sim.many_keys import Past, seen_together
-from plasmacloud.sim.observer import Violation
 from plasmacloud.sim.options import FaultKind, Options, draw_options
 from plasmacloud.sim.simulation import Simulation
+from plasmacloud.sim.violation import Violation
 
 MAX_SEEDS = 24
 

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from plasmacloud.raft.membership import ConfState
-from plasmacloud.raft.messages import MessageType
+from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.raft import Raft
 from plasmacloud.raft.state import StateRole
-from plasmacloud.sim.observer import Observer, Violation, describe_conf
+from plasmacloud.sim.bookkeeping import Impatience
+from plasmacloud.sim.disk import SimDisk
+from plasmacloud.sim.observer import Observer, describe_conf
+from plasmacloud.sim.violation import Violation
 
 if TYPE_CHECKING:
     from plasmacloud.chainfire.running_member import RunningMember
+    from plasmacloud.chainfire.snapshot_flow import Received
 
 _SLACK_TICKS = 3
 _KEPT_QUESTIONS = 2000
@@ -29,6 +33,12 @@ class WatchedRaft(Raft):
     on_tick: Callable[[], None] | None = None
     on_membership: Callable[[ConfState], None] | None = None
     on_changed: Callable[[], None] | None = None
+    on_append: Callable[[Message], None] | None = None
+
+    def step(self, message: Message) -> None:
+        super().step(message)
+        if message.type is MessageType.APPEND and self.on_append is not None:
+            self.on_append(message)
 
     def tick(self, missed: int = 0) -> None:
         super().tick(missed)
@@ -44,9 +54,22 @@ class WatchedRaft(Raft):
 
 
 def watched_members(member_class: "type[RunningMember]") -> "type[RunningMember]":
-    """The same, with a raft that tells."""
+    """The same, with a raft that tells, and an opening of the data in the middle of which the machine may stop."""
     raft_class = type("WatchedRaft", (WatchedRaft, member_class.raft_class), {})
-    return type(member_class.__name__, (member_class,), {"raft_class": raft_class})
+
+    def open_data(self: "RunningMember", received: "Received | None" = None) -> None:
+        disk = self.environment.disk
+        assert isinstance(disk, SimDisk)
+        steps, disk.false_start = disk.false_start, None
+        if steps is None:
+            member_class.open(self, received)
+            return
+        disk.cut_after(steps)
+        member_class.open(self, received)
+        if not disk.dead:
+            disk.cut_after(None)
+
+    return type(member_class.__name__, (member_class,), {"raft_class": raft_class, "open": open_data})
 
 
 class Question(msgspec.Struct):
@@ -76,6 +99,7 @@ class Watched(msgspec.Struct):
     conf: ConfState = ConfState()
     before: ConfState = ConfState()  # the configuration before that
     reign: Reign | None = None
+    impatience: Impatience | None = None
 
 
 class Authority:
@@ -92,16 +116,39 @@ class Authority:
     def begins(self, member: "RunningMember") -> None:
         """A life: from now on its ticks and its configurations are seen."""
         raft = member.raft
-        watched = self._members[raft.id] = Watched(raft=raft, conf=raft.conf, before=raft.conf)
+        watched = self._members[raft.id] = Watched(
+            raft=raft, conf=raft.conf, before=raft.conf, impatience=Impatience(member.replica)
+        )
         if isinstance(raft, WatchedRaft):
             raft.on_tick = lambda: self._ticked(raft, watched)
             raft.on_membership = lambda conf: self._changes(raft, watched, conf)
             raft.on_changed = lambda: self._changed(raft)
+            raft.on_append = lambda message: self._appended(raft, message)
+
+    def _appended(self, raft: Raft, message: Message) -> None:
+        """Whoever follows the leader of its term answers it, in that term: it promises, or refuses."""
+        if (raft.term, raft.leader_id) != (message.term, message.sender):
+            return
+        answers = [
+            answer
+            for answer in raft._after_sync
+            if answer.type is MessageType.APPEND_RESPONSE and (answer.to, answer.term) == (message.sender, message.term)
+        ]
+        if not answers:
+            self._fail(
+                Violation(
+                    "an append is answered",
+                    f"{raft.id:x} has entries of {message.sender:x}, leader of term {message.term}, and no answer",
+                )
+            )
 
     # A majority is heard
 
     def _ticked(self, raft: Raft, watched: Watched) -> None:
         watched.ticks += 1
+        broken = watched.impatience.ticked(raft) if watched.impatience is not None else ""
+        if broken:
+            self._fail(Violation(broken, f"{raft.id:x}, {raft.role.value} of term {raft.term}, does not"))
         if raft.role is not StateRole.LEADER:
             watched.reign = None
             return

@@ -19,6 +19,7 @@ from plasmacloud.storage.disk import DirectoryLock, DiskFile
 from plasmacloud.storage.wal_errors import DirectoryInUse
 
 SECTOR_BYTES = 512
+_LOG_SUFFIX = ".wal"
 
 Keep = Callable[[], bool]
 """Decides for one unsynced sector or name whether a power loss spares it."""
@@ -70,6 +71,10 @@ class Inode:
                     _overwrite(self.durable, offset + at, data[at : at + size])
                 at += size
         self.unsynced.clear()
+
+    def is_durable(self, offset: int) -> bool:
+        """Whether what is written at that place is on the medium."""
+        return not any(start <= offset < start + len(data) for start, data in self.unsynced)
 
     def alter(self, offset: int, data: bytes) -> None:
         """The medium itself changes, and nobody did it."""
@@ -212,6 +217,8 @@ class SimDisk:
         self.on_step: Callable[[str, Path], None] | None = None
         self.steps = 0
         self._held: set[Path] = set()
+        self.false_start: int | None = None  # the next opening of the member's data ends after so many operations
+        self.on_log_write: Callable[[], None] | None = None  # called once, in a write to the log that ends everything
         self._cut_after: int | None = None
         self._dead = False
 
@@ -220,6 +227,8 @@ class SimDisk:
     def step(self, operation: str, path: Path) -> None:
         """Something is about to be done."""
         self.steps += 1
+        if self.on_log_write is not None and operation == "write" and path.suffix == _LOG_SUFFIX:
+            self.tear(self.on_log_write)
         if self._cut_after is not None:
             self._cut_after -= 1
             if self._cut_after < 0:
@@ -228,6 +237,17 @@ class SimDisk:
             raise PowerLoss
         if self.on_step is not None:
             self.on_step(operation, path)
+
+    def tear(self, told: Callable[[], None]) -> None:
+        """The present operation is the one in the middle of which everything ends."""
+        self.on_log_write = None
+        self._cut_after = 0
+        told()
+
+    @property
+    def dead(self) -> bool:
+        """Whether nothing that is still tried has any effect."""
+        return self._dead
 
     @property
     def dies_now(self) -> bool:
@@ -249,6 +269,7 @@ class SimDisk:
     def restart(self, *, power_lost: bool) -> None:
         """The process that used it is gone; after a power loss so is what was not synced."""
         self._cut_after, self._dead = None, False
+        self.false_start = self.on_log_write = None
         self._held = set()  # a lock that is released late, by a process that is gone, is another one's
         if power_lost:
             share = self.rng.choice((0.0, 0.5, 0.9, 1.0))
@@ -263,6 +284,15 @@ class SimDisk:
         if self.capacity_bytes is None:
             return wanted_bytes
         return max(0, min(wanted_bytes, self.capacity_bytes - self.root.size_bytes()))
+
+    def would_survive(self, path: Path, offset: int) -> bool:
+        """Whether a loss of power now would leave that file under its name, with what is written at that place."""
+        node: Node | None = self.root
+        for part in path.parts[1:]:
+            if not isinstance(node, Folder) or any(part in change for change in node.unsynced):
+                return False
+            node = node.durable.get(part)
+        return isinstance(node, Inode) and node.is_durable(offset)
 
     def inodes(self, path: Path) -> Iterator[tuple[Path, Inode]]:
         """Every file below a directory, in the order of their names."""

@@ -9,7 +9,7 @@ from plasmacloud.rpc.status import StatusCode
 from plasmacloud.sim.clock import NS_PER_S
 from plasmacloud.sim.cluster import Cluster
 from plasmacloud.sim.node import Life, Node
-from plasmacloud.sim.observer import Violation
+from plasmacloud.sim.violation import Violation
 from plasmacloud.sim.workload import Workload
 
 _SLICE_S = 0.25

@@ -16,7 +16,16 @@ import msgspec
 
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.state import StateRole
+from plasmacloud.sim.bookkeeping import (
+    check_departed,
+    check_durable,
+    check_leavers,
+    check_mark,
+    check_memberships,
+    check_uncommitted,
+)
 from plasmacloud.sim.trace import Trace
+from plasmacloud.sim.violation import Violation
 
 if TYPE_CHECKING:
     from plasmacloud.chainfire.running_member import RunningMember
@@ -24,14 +33,6 @@ if TYPE_CHECKING:
 
 _HASH_EVERY = 64  # the whole state is compared at every so manieth index; its running checksum at all
 _KEPT = 5000  # what is remembered of old entries, in indexes behind the newest
-
-
-class Violation(Exception):
-    """A rule was broken."""
-
-    def __init__(self, rule: str, text: str) -> None:
-        super().__init__(f"{rule}: {text}")
-        self.rule = rule
 
 
 class Promise(msgspec.Struct):
@@ -51,6 +52,8 @@ class Seen(msgspec.Struct):
     role: StateRole = StateRole.FOLLOWER
     commit: int = 0
     applied: int = 0
+    durable: int = 0
+    mark: object = None
     conf: ConfState | None = None
     matches: dict[int, int] = {}  # of a leader
 
@@ -226,6 +229,9 @@ class Observer:
         if state != seen.state:
             self._changed(member, raft, seen)
             seen.state = state
+        if member.wal.log_mark is not seen.mark:
+            seen.mark = member.wal.log_mark
+            check_mark(member, self._states)
 
     def _begin(self, member: "RunningMember") -> Seen:
         """A new life: it must know what the lives before it said."""
@@ -246,7 +252,7 @@ class Observer:
         self._note_conf(applied, raft.conf)
         self._check_applied(member, applied)
         self._terms.add(raft.term)
-        return Seen(member=member, commit=applied, applied=applied, conf=raft.conf)
+        return Seen(member=member, commit=applied, applied=applied, mark=member.wal.log_mark, conf=raft.conf)
 
     def _check_memory(self, raft: "Raft", promise: Promise) -> None:
         if raft.term < promise.term:
@@ -293,8 +299,11 @@ class Observer:
                 "what was acknowledged is durable",
                 f"{raft.id:x} acknowledged entry {promise.acknowledged} in term {raft.term} and now has {log.durable}",
             )
+        if log.durable != seen.durable:
+            check_durable(member)
         if raft.role is StateRole.LEADER:
             self._check_leader(raft, seen)
+            check_uncommitted(raft)
             self._counts(raft.id, raft.term, log.durable)
         elif raft.role is not StateRole.FOLLOWER and seen.role is not raft.role:
             self.candidacies += 1
@@ -305,21 +314,11 @@ class Observer:
         if applied != seen.applied:
             self._check_applied(member, applied)
         if raft.conf is not seen.conf:
-            self._check_conf(raft, seen)
+            self._check_conf(member, seen)
         if log.memberships:
-            self._check_memberships(raft)
+            check_memberships(member)
         seen.term, seen.role, seen.commit, seen.applied = raft.term, raft.role, log.commit, applied
-
-    def _check_memberships(self, raft: "Raft") -> None:
-        log = raft.log
-        known = list(log.memberships)
-        if len(known) > 1 and known[-2] > log.commit:
-            raise Violation("one change of the membership at a time", f"{raft.id:x} has {known}")
-        if known != sorted(set(known)) or not log.applied < known[0] <= known[-1] <= log.last_index:
-            raise Violation(
-                "a log knows its changes of the membership",
-                f"{raft.id:x}, applied {log.applied}, last {log.last_index}, takes {known} for them",
-            )
+        seen.durable = log.durable
 
     def _check_term(self, raft: "Raft", seen: Seen) -> None:
         """A term begins with a candidate, who stands because a majority would vote for it, or because it was told to.
@@ -479,6 +478,7 @@ class Observer:
                 f"{checksums}, another {known}",
             )
         self._states.pop(applied - _KEPT, None)
+        check_departed(member)
         if applied % _HASH_EVERY == 0:
             self.compare_states(member)
 
@@ -495,11 +495,13 @@ class Observer:
             self._left |= self.latest_conf.all_members() - conf.all_members()
             self.latest_conf, self._latest_at = conf, applied
 
-    def _check_conf(self, raft: "Raft", seen: Seen) -> None:
+    def _check_conf(self, member: "RunningMember", seen: Seen) -> None:
+        raft = member.raft
         before, conf = seen.conf, raft.conf
         seen.conf = conf
         if before is None or before == conf:
             return
+        check_leavers(member, before, conf)
         known = self._confs.setdefault(raft.log.applied, conf)
         if known != conf:
             raise Violation(

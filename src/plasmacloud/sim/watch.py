@@ -9,7 +9,8 @@ from typing import Any
 from plasmacloud.raft.messages import MessageType
 from plasmacloud.rpc.peer import PeerOptions, PeerTransport
 from plasmacloud.sim.authority import Authority
-from plasmacloud.sim.observer import Observer, Violation
+from plasmacloud.sim.observer import Observer
+from plasmacloud.sim.violation import Violation
 
 _HEADER = struct.Struct("<BBBQQQQQ")  # frame kind, message type, flags, to, sender, term, log_term, index
 _CONTEXT = struct.Struct("<Q")
