@@ -12,9 +12,10 @@ import msgspec
 
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.messages import Message, MessageType
+from plasmacloud.raft.progress import ProgressState
 from plasmacloud.raft.raft import Raft
 from plasmacloud.raft.state import StateRole
-from plasmacloud.sim.bookkeeping import Impatience
+from plasmacloud.sim.bookkeeping import Impatience, check_in_force
 from plasmacloud.sim.disk import SimDisk
 from plasmacloud.sim.observer import Observer, describe_conf
 from plasmacloud.sim.violation import Violation
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from plasmacloud.chainfire.snapshot_flow import Received
 
 _SLACK_TICKS = 3
+_IDLE_LOOKS = 8  # at the members that lack something, once per heartbeat
 _KEPT_QUESTIONS = 2000
 
 
@@ -61,6 +63,8 @@ def watched_members(member_class: "type[RunningMember]") -> "type[RunningMember]
         disk = self.environment.disk
         assert isinstance(disk, SimDisk)
         steps, disk.false_start = disk.false_start, None
+        if received is not None and disk.false_install is not None:
+            steps, disk.false_install = disk.false_install, None
         if steps is None:
             member_class.open(self, received)
             return
@@ -87,6 +91,8 @@ class Reign(msgspec.Struct):
     election_ticks: int  # the longest timeout it had
     check_at: int = 0
     heard: dict[int, int] = {}  # member -> tick of its last answer
+    sent: dict[int, int] = {}  # member -> tick of the last append to it
+    waits: dict[int, tuple[int, int]] = {}  # member -> its match, and for how many looks nothing was done about it
     rounds: dict[int, int] = {}  # read round -> event of its first heartbeat
     confirmed: dict[int, int] = {}  # member -> the newest such event that it has answered
 
@@ -156,7 +162,9 @@ class Authority:
         reign.election_ticks = max(reign.election_ticks, raft.config.election_ticks)
         if watched.ticks < reign.check_at or not raft.config.check_quorum:
             return
+        looked_at = reign.check_at - raft.config.heartbeat_ticks
         reign.check_at = watched.ticks + raft.config.heartbeat_ticks
+        self._check_sent(raft, reign, looked_at)
         oldest = watched.ticks - 2 * reign.election_ticks - _SLACK_TICKS
         # A change of the membership begins the count anew: who was not needed before may have been silent.
         heard = {member for member in raft.conf.all_voters() if max(reign.heard.get(member, 0), reign.since) >= oldest}
@@ -169,6 +177,32 @@ class Authority:
                     f"timeouts, in configuration {describe_conf(raft.conf)}",
                 )
             )
+
+    def _check_sent(self, raft: Raft, reign: Reign, since: int) -> None:
+        """Who answers and lacks something is sent it, or asked what it has. ``since``: tick of the last look."""
+        last = raft.log.last_index
+        for member_id, progress in raft.tracker.peers(raft.id):
+            match, looks = reign.waits.get(member_id, (0, 0))
+            idle = (
+                progress.match == match < last
+                and progress.state is not ProgressState.SNAPSHOT
+                and reign.heard.get(member_id, 0) >= since > reign.sent.get(member_id, 0)
+            )
+            reign.waits[member_id] = (progress.match, looks + 1 if idle else 0)
+            if looks > _IDLE_LOOKS:
+                self._fail(
+                    Violation(
+                        "what a member lacks is sent",
+                        f"{raft.id:x}, leader of term {raft.term}, hears from {member_id:x}, which has {match} of "
+                        f"{last} entries, and sends it nothing",
+                    )
+                )
+
+    def sent(self, member_id: int, to: int, term: int) -> None:
+        """A leader sends an append."""
+        leading = self._leading(member_id, term)
+        if leading is not None:
+            leading[2].sent[to] = leading[1].ticks
 
     def _reign(self, raft: Raft, watched: Watched) -> Reign:
         reign = watched.reign
@@ -240,6 +274,10 @@ class Authority:
     # Steps
 
     def _changes(self, raft: Raft, watched: Watched, conf: ConfState) -> None:
+        try:
+            check_in_force(raft)
+        except Violation as violation:
+            self._fail(violation)
         before = raft.conf
         problem = bad_step(before, conf)
         if problem:

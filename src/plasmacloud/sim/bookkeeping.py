@@ -46,6 +46,47 @@ def check_durable(member: "RunningMember") -> None:
         )
 
 
+def check_hard_state(member: "RunningMember") -> None:
+    """Term, vote and commit index that count as durable were written, by what the log's writer knows."""
+    durable, written = member.raft._hard_state_durable, member.wal._writer._hard_state
+    voted = durable.term == written.term and durable.vote not in (0, written.vote)
+    if durable.term > written.term or voted or durable.commit > written.commit:
+        raise Violation(
+            "what counts as durable is on the disk",
+            f"{member.raft.id:x} takes {durable} for durable, and the log has written {written}",
+        )
+
+
+def check_spoken(member: "RunningMember", term: int) -> None:
+    """A member makes a promise in a term."""
+    written = member.wal._writer._hard_state.term
+    if written < term:
+        raise Violation(
+            "who speaks in a term has it on disk",
+            f"{member.raft.id:x} speaks in term {term}, and has written {written}",
+        )
+
+
+def check_candidate(raft: "Raft") -> None:
+    """Who stands counts the votes of the newest configuration that it knows to be committed."""
+    changes = raft.log.memberships
+    if changes and changes[0] <= raft.log.commit:
+        raise Violation(
+            "who stands has applied all changes of the membership",
+            f"{raft.id:x} is {raft.role.value} and has not applied the committed change of entry {changes[0]}",
+        )
+
+
+def check_in_force(raft: "Raft") -> None:
+    """The entry behind the last applied one comes into force: it is not forgotten in a crash that it is committed."""
+    index, durable = raft.log.applied + 1, raft._hard_state_durable.commit
+    if durable < index:
+        raise Violation(
+            "a configuration in force is never forgotten",
+            f"{raft.id:x} puts the change of entry {index} into force, and its disk knows {durable} to be committed",
+        )
+
+
 def check_memberships(member: "RunningMember") -> None:
     """The log knows which of its unapplied entries change the membership. Looks at entries in memory only."""
     raft = member.raft

@@ -218,6 +218,7 @@ class SimDisk:
         self.steps = 0
         self._held: set[Path] = set()
         self.false_start: int | None = None  # the next opening of the member's data ends after so many operations
+        self.false_install: int | None = None  # the same with the next one that installs a snapshot
         self.on_log_write: Callable[[], None] | None = None  # called once, in a write to the log that ends everything
         self._cut_after: int | None = None
         self._dead = False

@@ -15,7 +15,8 @@ from plasmacloud.sim.options import FaultKind
 from plasmacloud.sim.schedule import Fault, is_short
 
 Way = tuple[str, str]
-_START_STEPS = 40  # operations of the disk: a start takes some twenty, more behind an installation
+_START_STEPS = 30  # operations of the disk that a start takes
+_INSTALL_STEPS = 60  # and one that installs a snapshot before
 
 
 class Injector:
@@ -170,23 +171,17 @@ class Injector:
         disk.on_log_write = torn
         return undo
 
-    def _false_start(self, fault: Fault) -> Callable[[], None] | None:
+    def _false_start(self, fault: Fault) -> None:
         """A member is killed, and again while it starts; or while it installs the next snapshot that it receives."""
-        node, cluster = self._victim(fault), self._cluster
+        node = self._victim(fault)
         if node.life is None:
-            return None
-        steps = round(_START_STEPS * fault.amount)
-        if fault.pick & 3:
-            cluster.kill(node, power_lost=bool(fault.pick & 1))
-            node.start(false_start=steps)
-        else:
-            node.disk.false_start = steps
+            return
         self._happened(fault, node.name)
-
-        def undo() -> None:
-            node.disk.false_start = None
-
-        return undo
+        if fault.pick & 1:
+            node.disk.false_install = _START_STEPS // 2 + round((_INSTALL_STEPS - _START_STEPS // 2) * fault.amount)
+        else:
+            self._cluster.kill(node, power_lost=bool(fault.pick & 2))
+            node.start(false_start=round(_START_STEPS * fault.amount))
 
     def _power_all(self, fault: Fault) -> Callable[[], None]:
         self._happened(fault, "all")

@@ -130,6 +130,7 @@ class Recovery:
         for node in nodes:
             node.disk.on_step = None
             node.disk.capacity_bytes = None
+            node.disk.false_install = None
             node.resume()
             cluster.start(node)
 

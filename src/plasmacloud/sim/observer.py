@@ -17,11 +17,14 @@ import msgspec
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.state import StateRole
 from plasmacloud.sim.bookkeeping import (
+    check_candidate,
     check_departed,
     check_durable,
+    check_hard_state,
     check_leavers,
     check_mark,
     check_memberships,
+    check_spoken,
     check_uncommitted,
 )
 from plasmacloud.sim.trace import Trace
@@ -54,6 +57,7 @@ class Seen(msgspec.Struct):
     applied: int = 0
     durable: int = 0
     mark: object = None
+    hard_state: object = None
     conf: ConfState | None = None
     matches: dict[int, int] = {}  # of a leader
 
@@ -70,7 +74,7 @@ class Observer:
         self._trace = trace
         self._votes: dict[tuple[int, int], int] = {}  # (term, voter) -> candidate that was promised the vote
         self._pre_votes: set[tuple[int, int, int]] = set()  # (term that is asked for, voter, candidate)
-        self._heirs: set[tuple[int, int]] = set()  # (term, member) that the leader of the term told to stand
+        self._heirs: dict[tuple[int, int], int] = {}  # (term, member) told to stand -> the entry that it needs for it
         self._terms = {0}  # that somebody has stood in
         self._entries: dict[int, int] = {}  # committed: index -> term
         self._committed_in: dict[int, int] = {}  # and the term of who knew it first
@@ -88,8 +92,11 @@ class Observer:
 
     # What members say
 
-    def promised(self, member_id: int, term: int) -> None:
-        """A member has spoken in a term."""
+    def promised(self, member_id: int, term: int, transport: object = None) -> None:
+        """A member has spoken in a term. ``transport``: by which."""
+        member = self._speaking(member_id, transport)
+        if member is not None:
+            check_spoken(member, term)
         promise = self._promises.get(member_id)
         if promise is None:
             promise = self._promises[member_id] = Promise()
@@ -129,19 +136,23 @@ class Observer:
 
     def _speaker(self, member_id: int, transport: object) -> "Raft | None":
         """The life of a member that has this transport, unless it was not looked at yet."""
+        member = self._speaking(member_id, transport)
+        return None if member is None else member.raft
+
+    def _speaking(self, member_id: int, transport: object) -> "RunningMember | None":
         seen = self._seen.get(member_id)
         if seen is None:
             return None
         member: RunningMember = seen.member  # type: ignore[assignment]
-        return member.raft if member.replica.transport is transport else None
+        return member if member.replica.transport is transport else None
 
     def _notice_vote(self, member_id: int) -> None:
         if self.on_vote and (on_vote := self.on_vote.pop(member_id, None)) is not None:
             on_vote()
 
-    def told_to_stand(self, member_id: int, term: int) -> None:
-        """The leader of a term hands over to a member."""
-        self._heirs.add((term, member_id))
+    def told_to_stand(self, member_id: int, term: int, index: int) -> None:
+        """The leader of a term hands over to a member, if that has an entry."""
+        self._heirs[term, member_id] = min(index, self._heirs.get((term, member_id), index))
 
     def acknowledged(self, member_id: int, term: int, index: int, leader: int, transport: object = None) -> None:
         """A member has told the leader of a term that it has everything up to an index. ``transport``: by which."""
@@ -229,6 +240,9 @@ class Observer:
         if state != seen.state:
             self._changed(member, raft, seen)
             seen.state = state
+        if raft._hard_state_durable is not seen.hard_state:
+            seen.hard_state = raft._hard_state_durable
+            check_hard_state(member)
         if member.wal.log_mark is not seen.mark:
             seen.mark = member.wal.log_mark
             check_mark(member, self._states)
@@ -307,6 +321,7 @@ class Observer:
             self._counts(raft.id, raft.term, log.durable)
         elif raft.role is not StateRole.FOLLOWER and seen.role is not raft.role:
             self.candidacies += 1
+            check_candidate(raft)
         self._check_followed(raft)
         if log.commit > seen.commit:
             self._check_committed(raft, seen, log.commit)
@@ -330,7 +345,8 @@ class Observer:
                 raise Violation("a term begins with a candidate", f"{raft.id:x} is in term {raft.term}, nobody stood")
             return
         self._terms.add(raft.term)
-        told = (raft.term - 1, raft.id) in self._heirs
+        needed = self._heirs.get((raft.term - 1, raft.id))
+        told = needed is not None and raft.last_index >= needed
         if not seen.term or told or raft.role is StateRole.FOLLOWER or not raft.config.pre_vote:
             return
         if not any(self._would_vote(conf, raft) for conf in (raft.conf, seen.conf or raft.conf)):

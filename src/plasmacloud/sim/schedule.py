@@ -40,7 +40,6 @@ _LASTS_S: dict[FaultKind, float] = {
     FaultKind.FAILED_SYNC: 1.0,
     FaultKind.FAILED_READ: 2.0,
     FaultKind.AMNESIA: 1.0,
-    FaultKind.FALSE_START: 10.0,
     FaultKind.TEAR: 3.0,
     FaultKind.AMBUSH: 8.0,
     FaultKind.CHASE: 5.0,

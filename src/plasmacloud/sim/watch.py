@@ -71,8 +71,10 @@ class WatchedTransport(PeerTransport):
             observer.stood(sender, term, index, self)
             return  # no promise: the term may not be durable yet
         elif kind == MessageType.TIMEOUT_NOW:
-            observer.told_to_stand(to, term)
+            observer.told_to_stand(to, term, index)
             return
+        elif kind == MessageType.APPEND:
+            self.authority.sent(sender, to, term)
         elif kind == MessageType.HEARTBEAT:
             self.authority.beat(sender, term, _context(frame))
         elif kind == MessageType.READ_INDEX:
@@ -82,7 +84,7 @@ class WatchedTransport(PeerTransport):
             self.authority.answered(sender, term, to, _context(frame), index)
             return
         if granted:
-            observer.promised(sender, term)
+            observer.promised(sender, term, self)
 
 
 def _context(frame: bytes) -> int:
