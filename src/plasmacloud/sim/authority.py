@@ -236,6 +236,9 @@ class Authority:
     def asked(self, member_id: int, context: int) -> None:
         """A member asks its leader how new its state has to be."""
         self._events += 1
+        asking = self._members.get(member_id)
+        if asking is not None and asking.impatience is not None:
+            asking.impatience.asked(context)
         questions = self._questions
         questions.setdefault((member_id, context), Question(self._events, self._observer.commit))
         if len(questions) > _KEPT_QUESTIONS:

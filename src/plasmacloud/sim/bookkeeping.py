@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from plasmacloud.chainfire.lane import Lane
+from plasmacloud.chainfire.reads import MAX_ROUNDS
 from plasmacloud.chainfire.waiting import Waiter
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.state import StateRole
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _LARGE_LOG_BYTES = 1 << 20  # a log that may grow so far is never shortened for its size in a run
 _OVERDUE_TICKS = 25
+_MOMENT_S = 1e-6
 
 
 def check_durable(member: "RunningMember") -> None:
@@ -170,6 +172,14 @@ class Impatience:
         self._replica = replica
         self._overdue_ticks = 0
         self._transfer_ticks = 0
+        self._asked: dict[int, float] = {}  # the latest contexts, and when the leader was asked
+
+    def asked(self, context: int) -> None:
+        """A question to the leader leaves."""
+        self._asked.pop(context, None)
+        self._asked[context] = self._replica._loop.time()
+        if len(self._asked) > 2 * MAX_ROUNDS:
+            del self._asked[next(iter(self._asked))]
 
     def ticked(self, raft: "Raft") -> str:
         """The rule that is broken; empty: none."""
@@ -187,8 +197,10 @@ class Impatience:
         if not leader or not replica._running:
             return False
         now = replica._loop.time()
-        if any(each.index is None and each.again_at <= now for each in replica._reads._rounds):
-            return True
+        for each in replica._reads._rounds:
+            unasked = leader != raft.id and self._asked.get(each.context, 0.0) < each.again_at - each.wait_s - _MOMENT_S
+            if each.index is None and (each.again_at <= now or unasked):
+                return True
         if raft.takes_proposals if leader == raft.id else replica.transport.is_connected(leader):
             return any(_has_forgotten(lane, now) for lane in replica._lanes)
         return False

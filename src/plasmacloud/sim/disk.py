@@ -147,6 +147,9 @@ class SimFile:
     def pwritev(self, buffers: Sequence[bytes], offset: int) -> int:
         data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
         disk, inode = self._disk, self._inode
+        if disk.tears(self._path, len(data)):
+            inode.write(offset, bytes(data))  # of which the loss of power keeps some sectors
+            raise PowerLoss
         try:
             disk.step("write", self._path)
         except PowerLoss:
@@ -220,6 +223,7 @@ class SimDisk:
         self.false_start: int | None = None  # the next opening of the member's data ends after so many operations
         self.false_install: int | None = None  # the same with the next one that installs a snapshot
         self.on_log_write: Callable[[], None] | None = None  # called once, in a write to the log that ends everything
+        self.least_torn_bytes = 0
         self._cut_after: int | None = None
         self._dead = False
 
@@ -228,8 +232,6 @@ class SimDisk:
     def step(self, operation: str, path: Path) -> None:
         """Something is about to be done."""
         self.steps += 1
-        if self.on_log_write is not None and operation == "write" and path.suffix == _LOG_SUFFIX:
-            self.tear(self.on_log_write)
         if self._cut_after is not None:
             self._cut_after -= 1
             if self._cut_after < 0:
@@ -239,11 +241,14 @@ class SimDisk:
         if self.on_step is not None:
             self.on_step(operation, path)
 
-    def tear(self, told: Callable[[], None]) -> None:
-        """The present operation is the one in the middle of which everything ends."""
-        self.on_log_write = None
-        self._cut_after = 0
+    def tears(self, path: Path, size_bytes: int) -> bool:
+        """Whether everything ends in the middle of this write."""
+        told = self.on_log_write
+        if told is None or path.suffix != _LOG_SUFFIX or size_bytes < self.least_torn_bytes:
+            return False
+        self.on_log_write, self._dead = None, True
         told()
+        return True
 
     @property
     def dead(self) -> bool:

@@ -10,6 +10,7 @@ from plasmacloud.sim.aside import change_aside, write_aside
 from plasmacloud.sim.clock import NS_PER_S
 from plasmacloud.sim.cluster import Cluster
 from plasmacloud.sim.decay import corrupt_log, corrupt_record, misdirect_log
+from plasmacloud.sim.disk import SECTOR_BYTES
 from plasmacloud.sim.node import Node
 from plasmacloud.sim.options import FaultKind
 from plasmacloud.sim.schedule import Fault, is_short
@@ -168,7 +169,7 @@ class Injector:
             if disk.on_log_write is torn:
                 disk.on_log_write = None
 
-        disk.on_log_write = torn
+        disk.on_log_write, disk.least_torn_bytes = torn, (fault.pick & 1) * 2 * SECTOR_BYTES
         return undo
 
     def _false_start(self, fault: Fault) -> None:
