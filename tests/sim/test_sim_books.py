@@ -97,7 +97,7 @@ def test_torn_ends_and_interrupted_starts_happen_and_are_borne() -> None:
         assert not outcome.failed, outcome.text
         for what, times in outcome.counts.items():
             counts[what] = counts.get(what, 0) + times
-    assert counts["logs with a torn end"] > 3
+    assert counts["logs with a torn end"] > 2
     assert counts["false starts"] > 3
 
 

@@ -152,9 +152,11 @@ class Authority:
 
     def _ticked(self, raft: Raft, watched: Watched) -> None:
         watched.ticks += 1
-        broken = watched.impatience.ticked(raft) if watched.impatience is not None else ""
-        if broken:
-            self._fail(Violation(broken, f"{raft.id:x}, {raft.role.value} of term {raft.term}, does not"))
+        if watched.impatience is not None:
+            try:
+                watched.impatience.ticked(raft)
+            except Violation as violation:
+                self._fail(violation)
         if raft.role is not StateRole.LEADER:
             watched.reign = None
             return

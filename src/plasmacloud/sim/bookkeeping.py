@@ -181,16 +181,18 @@ class Impatience:
         if len(self._asked) > 2 * MAX_ROUNDS:
             del self._asked[next(iter(self._asked))]
 
-    def ticked(self, raft: "Raft") -> str:
-        """The rule that is broken; empty: none."""
+    def ticked(self, raft: "Raft") -> None:
+        """A tick has passed. Raises `Violation`."""
         self._overdue_ticks = self._overdue_ticks + 1 if self._is_overdue(raft) else 0
         if self._overdue_ticks > _OVERDUE_TICKS:
-            return "who waits asks again"
+            raise Violation("who waits asks again", f"{raft.id:x}, {raft.role.value} of term {raft.term}, does not")
         handing_over = raft.role is StateRole.LEADER and raft._transferee
         self._transfer_ticks = self._transfer_ticks + 1 if handing_over else 0
         if self._transfer_ticks > 2 * raft.config.election_ticks:
-            return "a transfer of leadership ends"
-        return ""
+            raise Violation(
+                "a transfer of leadership ends",
+                f"{raft.id:x}, leader of term {raft.term}, has been handing over for {self._transfer_ticks} ticks",
+            )
 
     def _is_overdue(self, raft: "Raft") -> bool:
         replica, leader = self._replica, raft.leader_id

@@ -19,7 +19,7 @@ from plasmacloud.storage.disk import DirectoryLock, DiskFile
 from plasmacloud.storage.wal_errors import DirectoryInUse
 
 SECTOR_BYTES = 512
-_LOG_SUFFIX = ".wal"
+_LOG = "wal"  # the directory of it; a segment that was made in advance is open under another name
 
 Keep = Callable[[], bool]
 """Decides for one unsynced sector or name whether a power loss spares it."""
@@ -244,7 +244,7 @@ class SimDisk:
     def tears(self, path: Path, size_bytes: int) -> bool:
         """Whether everything ends in the middle of this write."""
         told = self.on_log_write
-        if told is None or path.suffix != _LOG_SUFFIX or size_bytes < self.least_torn_bytes:
+        if told is None or path.parent.name != _LOG or size_bytes < self.least_torn_bytes:
             return False
         self.on_log_write, self._dead = None, True
         told()
