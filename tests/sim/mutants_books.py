@@ -8,7 +8,9 @@ from plasmacloud.chainfire.state_machine import StateMachine
 from plasmacloud.raft.log import RaftLog
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.messages import Message
+from plasmacloud.raft.quorum import VoteResult, majority_vote
 from plasmacloud.raft.raft import Raft, Ready
+from plasmacloud.raft.tracker import Tracker
 from plasmacloud.storage.wal import Wal
 
 # What is durable
@@ -92,6 +94,14 @@ class KnowsItAll(Raft):
             super()._on_append(message)
         else:
             self._hear_leader(message.sender)
+
+
+class NewVotersAreEnough(Tracker):
+    """A leader is content to hear from the new half of a joint configuration."""
+
+    def quorum_active(self, own_id: int) -> bool:
+        active = {member: progress.recent_active or member == own_id for member, progress in self.progress.items()}
+        return majority_vote(self.conf.voters, active) is VoteResult.WON
 
 
 class AsksOnce(Replica):

@@ -15,12 +15,13 @@ from mutants_books import (
     KnowsItAll,
     LetsGo,
     MarksAnything,
+    NewVotersAreEnough,
     OneForAll,
     SendsOnceOnly,
     SpeaksTooEarly,
     TermsCountAtOnce,
 )
-from mutants_rules import with_log
+from mutants_rules import with_log, with_tracker
 
 from plasmacloud.base.logging import silence_logging
 from plasmacloud.chainfire.running_member import RunningMember
@@ -57,6 +58,12 @@ MUTANTS = {
     "committed and counted": _mutant("what waits for its commit is counted", raft_class=CountsForEver),
     "transfer without an end": _mutant(
         "a transfer of leadership ends", FaultKind.TRANSFER, raft_class=HandsOverForEver
+    ),
+    "new voters keep their leader": _mutant(
+        "who leads hears from a majority",
+        FaultKind.RIFT,
+        FaultKind.REPLACE,
+        raft_class=with_tracker(NewVotersAreEnough),
     ),
     "lost appends": _mutant("what a member lacks is sent", raft_class=SendsOnceOnly),
     "appends without an answer": _mutant("an append is answered", raft_class=KnowsItAll),
