@@ -15,7 +15,7 @@ from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.progress import ProgressState
 from plasmacloud.raft.raft import Raft
 from plasmacloud.raft.state import StateRole
-from plasmacloud.sim.bookkeeping import Impatience, check_in_force
+from plasmacloud.sim.bookkeeping import LOOK_TICKS, Impatience, check_in_force
 from plasmacloud.sim.disk import SimDisk
 from plasmacloud.sim.observer import Observer, describe_conf
 from plasmacloud.sim.violation import Violation
@@ -152,7 +152,7 @@ class Authority:
 
     def _ticked(self, raft: Raft, watched: Watched) -> None:
         watched.ticks += 1
-        if watched.impatience is not None:
+        if watched.ticks % LOOK_TICKS == 0 and watched.impatience is not None:
             try:
                 watched.impatience.ticked(raft)
             except Violation as violation:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from plasmacloud.raft.raft import Raft
 
 _LARGE_LOG_BYTES = 1 << 20  # a log that may grow so far is never shortened for its size in a run
+LOOK_TICKS = 5  # so often it is looked at who waits
 _OVERDUE_TICKS = 25
 _MOMENT_S = 1e-6
 
@@ -166,7 +167,7 @@ def check_leavers(member: "RunningMember", before: ConfState, conf: ConfState) -
 
 
 class Impatience:
-    """Of one life: who waits for an answer that may be lost asks again. Looked at in each of its ticks."""
+    """Of one life: who waits for an answer that may be lost asks again. Looked at every `LOOK_TICKS` of its ticks."""
 
     def __init__(self, replica: "Replica") -> None:
         self._replica = replica
@@ -182,13 +183,13 @@ class Impatience:
             del self._asked[next(iter(self._asked))]
 
     def ticked(self, raft: "Raft") -> None:
-        """A tick has passed. Raises `Violation`."""
-        self._overdue_ticks = self._overdue_ticks + 1 if self._is_overdue(raft) else 0
+        """Some ticks have passed. Raises `Violation`."""
+        self._overdue_ticks = self._overdue_ticks + LOOK_TICKS if self._is_overdue(raft) else 0
         if self._overdue_ticks > _OVERDUE_TICKS:
             raise Violation("who waits asks again", f"{raft.id:x}, {raft.role.value} of term {raft.term}, does not")
         handing_over = raft.role is StateRole.LEADER and raft._transferee
-        self._transfer_ticks = self._transfer_ticks + 1 if handing_over else 0
-        if self._transfer_ticks > 2 * raft.config.election_ticks:
+        self._transfer_ticks = self._transfer_ticks + LOOK_TICKS if handing_over else 0
+        if self._transfer_ticks > 2 * (raft.config.election_ticks + LOOK_TICKS):
             raise Violation(
                 "a transfer of leadership ends",
                 f"{raft.id:x}, leader of term {raft.term}, has been handing over for {self._transfer_ticks} ticks",
