@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from plasmacloud.chainfire.mvcc.records import RecordMissing
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.state import StateRole
 from plasmacloud.sim.bookkeeping import (
@@ -501,7 +502,10 @@ class Observer:
     def compare_states(self, member: "RunningMember") -> None:
         """The whole state, with that of whoever was looked at with the same applied index."""
         machine = member.machine
-        digest = machine.state_hash()
+        try:
+            digest = machine.state_hash()
+        except RecordMissing as missing:
+            raise Violation("state machine safety", f"{member.raft.id:x}: {missing}") from missing
         if self._hashes.setdefault(machine.applied_index, digest) != digest:
             raise Violation("state machine safety", f"states differ at index {machine.applied_index}")
         self._hashes.pop(machine.applied_index - _KEPT, None)
