@@ -88,6 +88,10 @@ QUESTION = "a read sees what was committed before its question"
 DEFECT = "no defect"
 MACHINE = "state machine safety"
 BELIEVED = "a healthy disk is believed"
+REPEATED = "who waits asks again"
+REFUSED = "no healthy member is refused"
+ON_DISK = "what counts as durable is on the disk"
+SPOKEN = "who speaks in a term has it on disk"
 
 
 def _mutant(seed: int, *rules: str, decay: bool = False, **parts: Any) -> Mutant:
@@ -95,38 +99,40 @@ def _mutant(seed: int, *rules: str, decay: bool = False, **parts: Any) -> Mutant
 
 
 MUTANTS: dict[str, Mutant] = {
-    "vote not persisted": _mutant(2, FORGOTTEN, raft_class=VoteNotPersisted),
+    "vote not persisted": _mutant(1, ON_DISK, FORGOTTEN, raft_class=VoteNotPersisted),
     "several votes in a term": _mutant(3, FORGOTTEN, raft_class=VotesTwice),
-    "vote given before it is synced": _mutant(3, FALLS, FORGOTTEN, raft_class=VoteBeforeSync),
-    "vote for any log": _mutant(2, COMPLETENESS, raft_class=VotesForAnyLog),
+    "vote given before it is synced": _mutant(1, SPOKEN, FALLS, FORGOTTEN, raft_class=VoteBeforeSync),
+    "vote for any log": _mutant(3, COMPLETENESS, raft_class=VotesForAnyLog),
     "pre-vote that raises the term": _mutant(2, CANDIDATE, raft_class=PreVoteRaisesTerm),
     "half of the votes elects": _mutant(2, ELECTED, raft_class=WinsWithHalf),
     "nobody stands for election": _mutant(1, PROGRESS, raft_class=NeverStands),
-    "an earlier term's entry committed by counting": _mutant(3, OWN_TERM, raft_class=CommitsEarlierTerms),
+    "an earlier term's entry committed by counting": _mutant(1, OWN_TERM, raft_class=CommitsEarlierTerms),
     "learners count": _mutant(3, QUORUM, raft_class=LearnersCommit),
-    "joint configuration left too early": _mutant(6, QUORUM, ELECTED, raft_class=LeavesJointEarly),
-    "two membership changes at once": _mutant(13, ONE_CHANGE, raft_class=TwoChangesAtOnce),
+    "joint configuration left too early": _mutant(2, QUORUM, ELECTED, raft_class=LeavesJointEarly),
+    "two membership changes at once": _mutant(2, ONE_CHANGE, raft_class=TwoChangesAtOnce),
     "log cut by a stale append": _mutant(3, DURABLE, raft_class=StaleAppendCuts),
-    "conflicting entries stay": _mutant(2, MATCHING, raft_class=ConflictsStay),
-    "stale leader's batch accepted": _mutant(13, FOLLOWED, raft_class=StaleLeaderIsHeard),
+    "conflicting entries stay": _mutant(4, MATCHING, raft_class=ConflictsStay),
+    "stale leader's batch accepted": _mutant(3, FOLLOWED, raft_class=StaleLeaderIsHeard),
     "heartbeat commits beyond the match": _mutant(3, MATCHING, raft_class=HeartbeatCommitsTooMuch),
     "leader counts itself before its disk": _mutant(1, QUORUM, raft_class=LeaderCountsItselfEarly),
-    "acknowledged before it is synced": _mutant(2, DURABLE, QUORUM, COMPLETENESS, log_class=AcknowledgesBeforeSync),
-    "reads without confirmation": _mutant(4, HISTORY, PAST, QUESTION, raft_class=ReadsAtOnce),
+    "acknowledged before it is synced": _mutant(
+        1, ON_DISK, DURABLE, QUORUM, COMPLETENESS, log_class=AcknowledgesBeforeSync
+    ),
+    "reads without confirmation": _mutant(1, HISTORY, PAST, QUESTION, raft_class=ReadsAtOnce),
     "reads before the leader's own entry": _mutant(4, HISTORY, PAST, QUESTION, raft_class=ReadsBeforeOwnEntry),
     "reads from the local state": _mutant(2, HISTORY, PAST, QUESTION, replica_class=ReadsLocally),
     "reads before they are applied": _mutant(3, HISTORY, PAST, QUESTION, replica_class=ReadsBeforeApplied),
     "a batch that comes twice is applied twice": _mutant(1, DEFECT, HISTORY, MACHINE, machine_class=AppliesTwice),
-    "sessions not in the checkpoint": _mutant(1, MACHINE, HISTORY, machine_class=SessionsNotSaved),
+    "sessions not in the checkpoint": _mutant(1, MACHINE, HISTORY, REFUSED, machine_class=SessionsNotSaved),
     "snapshot that forgets the membership": _mutant(2, MACHINE, machine_class=MembershipNotSaved),
     "commands do more where a client waits": _mutant(1, MACHINE, machine_class=OwnCommandsDiffer),
     "log shortened beyond the checkpoint": _mutant(7, BELIEVED, log_class=CompactsTooFar),
-    "log never synced": _mutant(2, BELIEVED, DURABLE, FALLS, log_class=NeverSyncs),
-    "damage in the log taken for a torn end": _mutant(16, DURABLE, FALLS, FORGOTTEN, decay=True, log_class=SkipsDamage),
+    "log never synced": _mutant(1, ON_DISK, BELIEVED, DURABLE, FALLS, log_class=NeverSyncs),
+    "damage in the log taken for a torn end": _mutant(2, DURABLE, FALLS, FORGOTTEN, decay=True, log_class=SkipsDamage),
     "installation forgets term and vote": Mutant(InstallsWithNewLog, 7, frozenset({FORGOTTEN, FALLS, DURABLE})),
     "snapshot installed over newer state": Mutant(InstallsOverNewerState, 3, frozenset({DURABLE})),
-    "emptied disks are believed": _mutant(22, SILENT, register_class=BelievesEverybody),
-    "commands not sent to the next leader": _mutant(2, PROGRESS, CAUGHT_UP, replica_class=GivesUpCommands),
+    "emptied disks are believed": _mutant(9, SILENT, register_class=BelievesEverybody),
+    "commands not sent to the next leader": _mutant(1, REPEATED, PROGRESS, CAUGHT_UP, replica_class=GivesUpCommands),
 }
 
 MAX_SEEDS = 24

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from plasmacloud.sim.clock import World
-from plasmacloud.sim.observer import Observer, Violation
+from plasmacloud.sim.observer import Observer
 from plasmacloud.sim.trace import Trace
+from plasmacloud.sim.violation import Violation
 
 
 def observer() -> Observer:

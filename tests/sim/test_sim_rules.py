@@ -1,6 +1,6 @@
 """Rules about single steps, about many keys and about the past: each is broken by somebody, and finds it.
 
-Like `test_sim_mutants`; here the seeds are tried in order, because most of these are found by one in three.
+Like `test_sim_mutants`; here most are found by one seed in three.
 """
 
 from typing import Any, NamedTuple
@@ -33,23 +33,24 @@ from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
 from plasmacloud.sim import watchdog
 from plasmacloud.sim.authority import bad_step
 from plasmacloud.sim.many_keys import Past, seen_together
-from plasmacloud.sim.observer import Violation
 from plasmacloud.sim.options import FaultKind, Options, draw_options
 from plasmacloud.sim.simulation import Simulation
+from plasmacloud.sim.violation import Violation
 
 MAX_SEEDS = 24
 
 
 class Mutant(NamedTuple):
-    """``kinds``: the faults that it takes; with none, those that are drawn."""
+    """``kinds``: the faults that it takes; with none, those that are drawn. ``seed``: that is tried first."""
 
     member_class: type[RunningMember]
     rules: frozenset[str]
     kinds: tuple[FaultKind, ...]
+    seed: int
 
 
-def _mutant(*rules: str, kinds: tuple[FaultKind, ...] = (), **parts: Any) -> Mutant:
-    return Mutant(type("MutantMember", (RunningMember,), parts), frozenset(rules), kinds)
+def _mutant(*rules: str, kinds: tuple[FaultKind, ...] = (), seed: int = 1, **parts: Any) -> Mutant:
+    return Mutant(type("MutantMember", (RunningMember,), parts), frozenset(rules), kinds, seed)
 
 
 CONFIRMED = "a read is confirmed by a majority behind its question"
@@ -70,7 +71,7 @@ MUTANTS = {
     ),
     "leader whose vote is in memory": _mutant("a leader's own vote is durable", raft_class=LeadsBeforeItsVoteIsDurable),
     "votes asked for a log in memory": _mutant(
-        "votes are asked for a log that is durable", raft_class=with_log(AsksForWhatItMayLose)
+        "votes are asked for a log that is durable", seed=15, raft_class=with_log(AsksForWhatItMayLose)
     ),
     "leaders put off nothing": _mutant("a calm cluster keeps its leader", raft_class=Impatient),
     "replacement without a joint phase": _mutant(
@@ -79,7 +80,7 @@ MUTANTS = {
     "old copies are believed": _mutant(
         "who has lost its memory keeps silent", kinds=(FaultKind.SET_BACK,), register_class=BelievesOldCopies
     ),
-    "half of a request is visible": _mutant("requests are atomic", machine_class=ShowsHalf),
+    "half of a request is visible": _mutant("requests are atomic", seed=21, machine_class=ShowsHalf),
     "compaction takes the living": _mutant("the past does not change", machine_class=ForgetsTheLiving),
 }
 
@@ -99,7 +100,9 @@ def finds(mutant: Mutant, seed: int) -> bool:
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_rule_finds_who_breaks_it(name: str) -> None:
-    assert any(finds(MUTANTS[name], seed) for seed in range(1, 1 + MAX_SEEDS)), f"not found with {MAX_SEEDS} seeds"
+    mutant = MUTANTS[name]
+    seeds = (mutant.seed, *(seed for seed in range(1, 1 + MAX_SEEDS) if seed != mutant.seed))
+    assert any(finds(mutant, seed) for seed in seeds), f"not found with {MAX_SEEDS} seeds"
 
 
 def test_code_that_does_not_end_is_a_defect_with_a_place(monkeypatch: pytest.MonkeyPatch) -> None:

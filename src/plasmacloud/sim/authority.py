@@ -11,15 +11,21 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from plasmacloud.raft.membership import ConfState
-from plasmacloud.raft.messages import MessageType
+from plasmacloud.raft.messages import Message, MessageType
+from plasmacloud.raft.progress import ProgressState
 from plasmacloud.raft.raft import Raft
 from plasmacloud.raft.state import StateRole
-from plasmacloud.sim.observer import Observer, Violation, describe_conf
+from plasmacloud.sim.bookkeeping import LOOK_TICKS, Impatience, check_in_force
+from plasmacloud.sim.disk import SimDisk
+from plasmacloud.sim.observer import Observer, describe_conf
+from plasmacloud.sim.violation import Violation
 
 if TYPE_CHECKING:
     from plasmacloud.chainfire.running_member import RunningMember
+    from plasmacloud.chainfire.snapshot_flow import Received
 
 _SLACK_TICKS = 3
+_IDLE_LOOKS = 8  # at the members that lack something, once per heartbeat
 _KEPT_QUESTIONS = 2000
 
 
@@ -29,6 +35,12 @@ class WatchedRaft(Raft):
     on_tick: Callable[[], None] | None = None
     on_membership: Callable[[ConfState], None] | None = None
     on_changed: Callable[[], None] | None = None
+    on_append: Callable[[Message], None] | None = None
+
+    def step(self, message: Message) -> None:
+        super().step(message)
+        if message.type is MessageType.APPEND and self.on_append is not None:
+            self.on_append(message)
 
     def tick(self, missed: int = 0) -> None:
         super().tick(missed)
@@ -44,9 +56,24 @@ class WatchedRaft(Raft):
 
 
 def watched_members(member_class: "type[RunningMember]") -> "type[RunningMember]":
-    """The same, with a raft that tells."""
+    """The same, with a raft that tells, and an opening of the data in the middle of which the machine may stop."""
     raft_class = type("WatchedRaft", (WatchedRaft, member_class.raft_class), {})
-    return type(member_class.__name__, (member_class,), {"raft_class": raft_class})
+
+    def open_data(self: "RunningMember", received: "Received | None" = None) -> None:
+        disk = self.environment.disk
+        assert isinstance(disk, SimDisk)
+        steps, disk.false_start = disk.false_start, None
+        if received is not None and disk.false_install is not None:
+            steps, disk.false_install = disk.false_install, None
+        if steps is None:
+            member_class.open(self, received)
+            return
+        disk.cut_after(steps)
+        member_class.open(self, received)
+        if not disk.dead:
+            disk.cut_after(None)
+
+    return type(member_class.__name__, (member_class,), {"raft_class": raft_class, "open": open_data})
 
 
 class Question(msgspec.Struct):
@@ -64,6 +91,8 @@ class Reign(msgspec.Struct):
     election_ticks: int  # the longest timeout it had
     check_at: int = 0
     heard: dict[int, int] = {}  # member -> tick of its last answer
+    sent: dict[int, int] = {}  # member -> tick of the last append to it
+    waits: dict[int, tuple[int, int]] = {}  # member -> its match, and for how many looks nothing was done about it
     rounds: dict[int, int] = {}  # read round -> event of its first heartbeat
     confirmed: dict[int, int] = {}  # member -> the newest such event that it has answered
 
@@ -76,6 +105,7 @@ class Watched(msgspec.Struct):
     conf: ConfState = ConfState()
     before: ConfState = ConfState()  # the configuration before that
     reign: Reign | None = None
+    impatience: Impatience | None = None
 
 
 class Authority:
@@ -92,16 +122,41 @@ class Authority:
     def begins(self, member: "RunningMember") -> None:
         """A life: from now on its ticks and its configurations are seen."""
         raft = member.raft
-        watched = self._members[raft.id] = Watched(raft=raft, conf=raft.conf, before=raft.conf)
+        watched = self._members[raft.id] = Watched(
+            raft=raft, conf=raft.conf, before=raft.conf, impatience=Impatience(member.replica)
+        )
         if isinstance(raft, WatchedRaft):
             raft.on_tick = lambda: self._ticked(raft, watched)
             raft.on_membership = lambda conf: self._changes(raft, watched, conf)
             raft.on_changed = lambda: self._changed(raft)
+            raft.on_append = lambda message: self._appended(raft, message)
+
+    def _appended(self, raft: Raft, message: Message) -> None:
+        """Whoever follows the leader of its term answers it, in that term: it promises, or refuses."""
+        if (raft.term, raft.leader_id) != (message.term, message.sender):
+            return
+        answers = [
+            answer
+            for answer in raft._after_sync
+            if answer.type is MessageType.APPEND_RESPONSE and (answer.to, answer.term) == (message.sender, message.term)
+        ]
+        if not answers:
+            self._fail(
+                Violation(
+                    "an append is answered",
+                    f"{raft.id:x} has entries of {message.sender:x}, leader of term {message.term}, and no answer",
+                )
+            )
 
     # A majority is heard
 
     def _ticked(self, raft: Raft, watched: Watched) -> None:
         watched.ticks += 1
+        if watched.ticks % LOOK_TICKS == 0 and watched.impatience is not None:
+            try:
+                watched.impatience.ticked(raft)
+            except Violation as violation:
+                self._fail(violation)
         if raft.role is not StateRole.LEADER:
             watched.reign = None
             return
@@ -109,7 +164,9 @@ class Authority:
         reign.election_ticks = max(reign.election_ticks, raft.config.election_ticks)
         if watched.ticks < reign.check_at or not raft.config.check_quorum:
             return
+        looked_at = reign.check_at - raft.config.heartbeat_ticks
         reign.check_at = watched.ticks + raft.config.heartbeat_ticks
+        self._check_sent(raft, reign, looked_at)
         oldest = watched.ticks - 2 * reign.election_ticks - _SLACK_TICKS
         # A change of the membership begins the count anew: who was not needed before may have been silent.
         heard = {member for member in raft.conf.all_voters() if max(reign.heard.get(member, 0), reign.since) >= oldest}
@@ -122,6 +179,32 @@ class Authority:
                     f"timeouts, in configuration {describe_conf(raft.conf)}",
                 )
             )
+
+    def _check_sent(self, raft: Raft, reign: Reign, since: int) -> None:
+        """Who answers and lacks something is sent it, or asked what it has. ``since``: tick of the last look."""
+        last = raft.log.last_index
+        for member_id, progress in raft.tracker.peers(raft.id):
+            match, looks = reign.waits.get(member_id, (0, 0))
+            idle = (
+                progress.match == match < last
+                and progress.state is not ProgressState.SNAPSHOT
+                and reign.heard.get(member_id, 0) >= since > reign.sent.get(member_id, 0)
+            )
+            reign.waits[member_id] = (progress.match, looks + 1 if idle else 0)
+            if looks > _IDLE_LOOKS:
+                self._fail(
+                    Violation(
+                        "what a member lacks is sent",
+                        f"{raft.id:x}, leader of term {raft.term}, hears from {member_id:x}, which has {match} of "
+                        f"{last} entries, and sends it nothing",
+                    )
+                )
+
+    def sent(self, member_id: int, to: int, term: int) -> None:
+        """A leader sends an append."""
+        leading = self._leading(member_id, term)
+        if leading is not None:
+            leading[2].sent[to] = leading[1].ticks
 
     def _reign(self, raft: Raft, watched: Watched) -> Reign:
         reign = watched.reign
@@ -155,6 +238,9 @@ class Authority:
     def asked(self, member_id: int, context: int) -> None:
         """A member asks its leader how new its state has to be."""
         self._events += 1
+        asking = self._members.get(member_id)
+        if asking is not None and asking.impatience is not None:
+            asking.impatience.asked(context)
         questions = self._questions
         questions.setdefault((member_id, context), Question(self._events, self._observer.commit))
         if len(questions) > _KEPT_QUESTIONS:
@@ -193,6 +279,10 @@ class Authority:
     # Steps
 
     def _changes(self, raft: Raft, watched: Watched, conf: ConfState) -> None:
+        try:
+            check_in_force(raft)
+        except Violation as violation:
+            self._fail(violation)
         before = raft.conf
         problem = bad_step(before, conf)
         if problem:

@@ -36,9 +36,10 @@ from plasmacloud.sim.clock import NS_PER_S, World
 from plasmacloud.sim.loop import SimLoop
 from plasmacloud.sim.network import Network
 from plasmacloud.sim.node import Machinery, Node
-from plasmacloud.sim.observer import Observer, Violation
+from plasmacloud.sim.observer import Observer
 from plasmacloud.sim.options import Options
 from plasmacloud.sim.trace import Trace
+from plasmacloud.sim.violation import Violation
 from plasmacloud.sim.watch import watched_transport
 from plasmacloud.storage.wal_errors import CorruptLog
 
@@ -83,6 +84,7 @@ class Cluster:
             member_class=watched_members(member_class),
             observe=self._observe,
             ended=self._ended,
+            died=self._died,
         )
         self.operator = Operator(self)
 
@@ -210,6 +212,12 @@ class Cluster:
             self.violation = violation
             self.trace.note("", f"violated: {violation}")
         self.world.stop()
+
+    def _died(self, node: Node) -> None:
+        """In the middle of a start: half of the times it is the machine that lost power."""
+        self.trace.count("false starts")
+        self.kill(node, power_lost=node.disk.coin())
+        self.restart_later(node, _SUPERVISOR_S)
 
     def _ended(self, node: Node, error: BaseException | None) -> None:
         """A process ended by itself."""

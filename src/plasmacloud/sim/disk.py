@@ -19,6 +19,7 @@ from plasmacloud.storage.disk import DirectoryLock, DiskFile
 from plasmacloud.storage.wal_errors import DirectoryInUse
 
 SECTOR_BYTES = 512
+_LOG = "wal"  # the directory of it; a segment that was made in advance is open under another name
 
 Keep = Callable[[], bool]
 """Decides for one unsynced sector or name whether a power loss spares it."""
@@ -70,6 +71,10 @@ class Inode:
                     _overwrite(self.durable, offset + at, data[at : at + size])
                 at += size
         self.unsynced.clear()
+
+    def is_durable(self, offset: int) -> bool:
+        """Whether what is written at that place is on the medium."""
+        return not any(start <= offset < start + len(data) for start, data in self.unsynced)
 
     def alter(self, offset: int, data: bytes) -> None:
         """The medium itself changes, and nobody did it."""
@@ -142,6 +147,9 @@ class SimFile:
     def pwritev(self, buffers: Sequence[bytes], offset: int) -> int:
         data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
         disk, inode = self._disk, self._inode
+        if disk.tears(self._path, len(data)):
+            inode.write(offset, bytes(data))  # of which the loss of power keeps some sectors
+            raise PowerLoss
         try:
             disk.step("write", self._path)
         except PowerLoss:
@@ -212,6 +220,10 @@ class SimDisk:
         self.on_step: Callable[[str, Path], None] | None = None
         self.steps = 0
         self._held: set[Path] = set()
+        self.false_start: int | None = None  # the next opening of the member's data ends after so many operations
+        self.false_install: int | None = None  # the same with the next one that installs a snapshot
+        self.on_log_write: Callable[[], None] | None = None  # called once, in a write to the log that ends everything
+        self.least_torn_bytes = 0
         self._cut_after: int | None = None
         self._dead = False
 
@@ -228,6 +240,20 @@ class SimDisk:
             raise PowerLoss
         if self.on_step is not None:
             self.on_step(operation, path)
+
+    def tears(self, path: Path, size_bytes: int) -> bool:
+        """Whether everything ends in the middle of this write."""
+        told = self.on_log_write
+        if told is None or path.parent.name != _LOG or size_bytes < self.least_torn_bytes:
+            return False
+        self.on_log_write, self._dead = None, True
+        told()
+        return True
+
+    @property
+    def dead(self) -> bool:
+        """Whether nothing that is still tried has any effect."""
+        return self._dead
 
     @property
     def dies_now(self) -> bool:
@@ -249,6 +275,7 @@ class SimDisk:
     def restart(self, *, power_lost: bool) -> None:
         """The process that used it is gone; after a power loss so is what was not synced."""
         self._cut_after, self._dead = None, False
+        self.false_start = self.on_log_write = None
         self._held = set()  # a lock that is released late, by a process that is gone, is another one's
         if power_lost:
             share = self.rng.choice((0.0, 0.5, 0.9, 1.0))
@@ -263,6 +290,15 @@ class SimDisk:
         if self.capacity_bytes is None:
             return wanted_bytes
         return max(0, min(wanted_bytes, self.capacity_bytes - self.root.size_bytes()))
+
+    def would_survive(self, path: Path, offset: int) -> bool:
+        """Whether a loss of power now would leave that file under its name, with what is written at that place."""
+        node: Node | None = self.root
+        for part in path.parts[1:]:
+            if not isinstance(node, Folder) or any(part in change for change in node.unsynced):
+                return False
+            node = node.durable.get(part)
+        return isinstance(node, Inode) and node.is_durable(offset)
 
     def inodes(self, path: Path) -> Iterator[tuple[Path, Inode]]:
         """Every file below a directory, in the order of their names."""

@@ -6,17 +6,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from plasmacloud.chainfire.member_commands import CommandKind
-from plasmacloud.rpc.proto import rpc_pb2
-from plasmacloud.rpc.status import StatusCode
+from plasmacloud.sim.aside import change_aside, write_aside
 from plasmacloud.sim.clock import NS_PER_S
 from plasmacloud.sim.cluster import Cluster
 from plasmacloud.sim.decay import corrupt_log, corrupt_record, misdirect_log
+from plasmacloud.sim.disk import SECTOR_BYTES
 from plasmacloud.sim.node import Node
 from plasmacloud.sim.options import FaultKind
 from plasmacloud.sim.schedule import Fault, is_short
 
 Way = tuple[str, str]
+_START_STEPS = 30  # operations of the disk that a start takes
+_INSTALL_STEPS = 60  # and one that installs a snapshot before
 
 
 class Injector:
@@ -50,6 +51,8 @@ class Injector:
             FaultKind.LEAVE: self._leave,
             FaultKind.WIPE: self._wipe,
             FaultKind.AMNESIA: self._amnesia,
+            FaultKind.FALSE_START: self._false_start,
+            FaultKind.TEAR: self._tear,
             FaultKind.AMBUSH: self._ambush,
             FaultKind.CHASE: self._chase,
             FaultKind.REPLACE: self._replace,
@@ -146,6 +149,41 @@ class Injector:
             cluster.observer.on_vote[node.member_id] = lambda: cluster.world.after(0, strike)
         return undo
 
+    def _tear(self, fault: Fault) -> Callable[[], None] | None:
+        """The next write to the log is the last thing that happens: some of its sectors are on the disk."""
+        node, cluster = self._victim(fault), self._cluster
+        if node.life is None:
+            return None
+        disk = node.disk
+
+        def torn() -> None:
+            self._happened(fault, node.name)
+            cluster.world.after(0, strike, node.life)
+
+        def strike(life: object) -> None:
+            if node.life is life:
+                cluster.kill(node, power_lost=True)
+                cluster.restart_later(node, 0.1 + fault.amount)
+
+        def undo() -> None:
+            if disk.on_log_write is torn:
+                disk.on_log_write = None
+
+        disk.on_log_write, disk.least_torn_bytes = torn, (fault.pick & 1) * 2 * SECTOR_BYTES
+        return undo
+
+    def _false_start(self, fault: Fault) -> None:
+        """A member is killed, and again while it starts; or while it installs the next snapshot that it receives."""
+        node = self._victim(fault)
+        if node.life is None:
+            return
+        self._happened(fault, node.name)
+        if fault.pick & 1:
+            node.disk.false_install = _START_STEPS // 2 + round((_INSTALL_STEPS - _START_STEPS // 2) * fault.amount)
+        else:
+            self._cluster.kill(node, power_lost=bool(fault.pick & 2))
+            node.start(false_start=round(_START_STEPS * fault.amount))
+
     def _power_all(self, fault: Fault) -> Callable[[], None]:
         self._happened(fault, "all")
         nodes = [node for node in self._cluster.nodes.values() if node.running]
@@ -171,6 +209,8 @@ class Injector:
             return None
         self._happened(fault, node.name)
         node.pause()
+        if fault.pick & 2:  # what two leaders have told it meanwhile, it hears in one breath
+            self._cluster.world.after(round(fault.for_s * fault.amount * NS_PER_S), self._hand_over)
         return life.loop.resume
 
     # The network
@@ -239,6 +279,7 @@ class Injector:
                     del others[fault.pick // 2 % len(others)]
                 ways = [(leader.name, other) for other in others]
                 cut[leader.name] = self._block(fault, ways + [(there, here) for here, there in ways])
+                cluster.world.after(0, change_aside, leader)
                 self._flood(leader, round(40 * fault.amount), step_ns // 2)
             cluster.world.after(step_ns, step)
 
@@ -258,7 +299,7 @@ class Injector:
     def _flood(self, node: Node, writes: int, for_ns: int) -> None:
         """Give a member writes of which nobody wants to know more: one entry of the log each."""
         for number in range(writes):
-            self._cluster.world.after(number * for_ns // writes, write_aside, node, number)
+            self._cluster.world.after((number + 1) * for_ns // writes, write_aside, node, number)
 
     def _rift(self, fault: Fault) -> Callable[[], None]:
         """While members disagree about who has a say: the leader is left with a majority of the newest members, or the
@@ -278,7 +319,7 @@ class Injector:
         def begin() -> None:
             if key in cluster.authority.on_conf:
                 split.append(self._block(fault, self._rift_ways(fault)))
-                cluster.world.after(round((2 + fault.pick % 5) * timeout_ns), end)
+                cluster.world.after(round((2 + fault.pick % 9) * timeout_ns), end)
 
         def end() -> None:
             cluster.authority.on_conf.pop(key, None)
@@ -317,10 +358,28 @@ class Injector:
         node = self._victim(fault)
         self._happened(fault, node.name)
         node.had_trouble = True
+        if fault.pick & 8:
+            return self._refuse_state(node)
         node.disk.capacity_bytes = node.disk.root.size_bytes() + round(fault.amount**4 * 100_000)
 
         def undo() -> None:
             node.disk.capacity_bytes = None
+
+        return undo
+
+    def _refuse_state(self, node: Node) -> Callable[[], None]:
+        """The log has its space reserved, and goes on; the applied state has none."""
+
+        def fail(what: str, path: Path) -> None:
+            if what == "write" and path.name.startswith("state"):
+                self._cluster.trace.count("checkpoints without space")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+        node.disk.on_step = fail
+
+        def undo() -> None:
+            if node.disk.on_step is fail:
+                node.disk.on_step = None
 
         return undo
 
@@ -369,18 +428,32 @@ class Injector:
 
     # Members
 
-    def _transfer(self, fault: Fault) -> None:
-        leader = self._cluster.leader()
-        if leader is None or leader.paused or leader.life is None or leader.member is None:
-            return
-        replica = leader.member.replica
-        target = replica.handover_target()
-        if target:
+    def _transfer(self, fault: Fault) -> Callable[[], None] | None:
+        """Every other time nothing passes between the two from that moment on."""
+        leader, target = self._heir()
+        if leader is None or target is None:
+            return None
+        undo = None
+        if fault.pick & 1:
+            undo = self._block(fault, [(leader.name, target.name), (target.name, leader.name)])
+        else:
             self._happened(fault, leader.name)
-            loop = leader.life.loop
-            loop.enter(
-                lambda: loop.create_task(replica.hand_over(target, 2 * self._cluster.options.election_timeout_s))
-            )
+        self._hand_over()
+        return undo
+
+    def _heir(self) -> tuple[Node | None, Node | None]:
+        """The leader, and to whom it would hand over."""
+        leader = self._cluster.leader()
+        if leader is None or leader.paused or leader.member is None:
+            return None, None
+        return leader, self._cluster.node_of(leader.member.replica.handover_target())
+
+    def _hand_over(self) -> None:
+        leader, target = self._heir()
+        if not self._open or leader is None or target is None or leader.member is None or leader.life is None:
+            return
+        loop, replica, for_s = leader.life.loop, leader.member.replica, 2 * self._cluster.options.election_timeout_s
+        loop.enter(lambda: loop.create_task(replica.hand_over(target.member_id, for_s)))
 
     def _join(self, fault: Fault) -> None:
         if self._ask_to_join(fault):
@@ -474,23 +547,3 @@ class Injector:
                 cluster.world.after(NS_PER_S // 2, self._start_against_advice, node)
 
         return set_back
-
-
-class _Nobody:
-    """Waits for nothing."""
-
-    done = False
-
-    def reply(self, _body: bytes) -> None:
-        """It was executed."""
-
-    def fail(self, _code: StatusCode, _message: str) -> None:
-        """It was not, or nobody knows."""
-
-
-def write_aside(node: Node, number: int) -> None:
-    """Let a member write something that no client asks for."""
-    member, life = node.member, node.life
-    if member is not None and life is not None:
-        body = rpc_pb2.PutRequest(key=b"flood", value=b"%d" % number).SerializeToString()
-        life.loop.enter(member.replica.submit, CommandKind.PUT, body, _Nobody())

@@ -9,7 +9,7 @@ from plasmacloud.rpc.status import StatusCode
 from plasmacloud.sim.clock import NS_PER_S
 from plasmacloud.sim.cluster import Cluster
 from plasmacloud.sim.node import Life, Node
-from plasmacloud.sim.observer import Violation
+from plasmacloud.sim.violation import Violation
 from plasmacloud.sim.workload import Workload
 
 _SLICE_S = 0.25
@@ -130,6 +130,7 @@ class Recovery:
         for node in nodes:
             node.disk.on_step = None
             node.disk.capacity_bytes = None
+            node.disk.false_install = None
             node.resume()
             cluster.start(node)
 

@@ -106,6 +106,9 @@ class SimLoop(asyncio.AbstractEventLoop):
                     break
             else:
                 self.world.at(self.world.now_ns + _BETWEEN_NS, self, _nothing)
+        except PowerLoss:  # not another word; what was said in this turn is looked at all the same
+            self.awake = False
+            ready.clear()
         except Exception as error:  # noqa: BLE001 - as asyncio does: one callback fails, the others go on
             self.errors.append({"message": "exception in a callback", "exception": error})
             self.world.at(self.world.now_ns, self, _nothing)

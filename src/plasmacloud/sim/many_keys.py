@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED
 from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
-from plasmacloud.sim.observer import Violation
+from plasmacloud.sim.violation import Violation
 
 TOGETHER = "together"
 """The group's name in the history."""

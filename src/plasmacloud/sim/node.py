@@ -36,6 +36,7 @@ class Machinery(msgspec.Struct, frozen=True):
     member_class: "type[RunningMember]"
     observe: "Callable[[Node, SimLoop, RunningMember | None], None]"  # behind every turn of a process
     ended: "Callable[[Node, BaseException | None], None]"  # a process ended by itself
+    died: "Callable[[Node], None]"  # a process came to its end while it opened its data
 
 
 class Doors:
@@ -152,13 +153,16 @@ class Node:
         """The wall clock of the machine."""
         return EPOCH_NS + self.machinery.world.now_ns + self.wall_offset_ns
 
-    def start(self) -> None:
-        """Start a process."""
+    def start(self, *, false_start: int | None = None) -> None:
+        """Start a process. ``false_start``: it comes to its end after so many operations of the disk, unless it is done
+        with opening its data by then.
+        """
         assert self.life is None
         self.starts += 1
         self.exit = None
         self.reachable = True
         self.disk.restart(power_lost=False)
+        self.disk.false_start = false_start
         self.machinery.network.machine_answers(self.name)
         life = self.life = Life(self, self.clock_rate)
         self.machinery.trace.note(self.name, "starts")
@@ -197,8 +201,11 @@ class Node:
             self.life.loop.enter(self.life.stop.set)
 
     def process_ended(self, life: Life, error: BaseException | None) -> None:
-        """It ended by itself."""
+        """It ended by itself, or in the middle of a start."""
         if self.life is not life:
+            return
+        if self.disk.dead:
+            self.machinery.died(self)
             return
         self.exit = error
         self.end(power_lost=False)

@@ -14,9 +14,22 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from plasmacloud.chainfire.mvcc.records import RecordMissing
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.state import StateRole
+from plasmacloud.sim.bookkeeping import (
+    check_candidate,
+    check_departed,
+    check_durable,
+    check_hard_state,
+    check_leavers,
+    check_mark,
+    check_memberships,
+    check_spoken,
+    check_uncommitted,
+)
 from plasmacloud.sim.trace import Trace
+from plasmacloud.sim.violation import Violation
 
 if TYPE_CHECKING:
     from plasmacloud.chainfire.running_member import RunningMember
@@ -24,14 +37,6 @@ if TYPE_CHECKING:
 
 _HASH_EVERY = 64  # the whole state is compared at every so manieth index; its running checksum at all
 _KEPT = 5000  # what is remembered of old entries, in indexes behind the newest
-
-
-class Violation(Exception):
-    """A rule was broken."""
-
-    def __init__(self, rule: str, text: str) -> None:
-        super().__init__(f"{rule}: {text}")
-        self.rule = rule
 
 
 class Promise(msgspec.Struct):
@@ -51,6 +56,9 @@ class Seen(msgspec.Struct):
     role: StateRole = StateRole.FOLLOWER
     commit: int = 0
     applied: int = 0
+    durable: int = 0
+    mark: object = None
+    hard_state: object = None
     conf: ConfState | None = None
     matches: dict[int, int] = {}  # of a leader
 
@@ -67,7 +75,7 @@ class Observer:
         self._trace = trace
         self._votes: dict[tuple[int, int], int] = {}  # (term, voter) -> candidate that was promised the vote
         self._pre_votes: set[tuple[int, int, int]] = set()  # (term that is asked for, voter, candidate)
-        self._heirs: set[tuple[int, int]] = set()  # (term, member) that the leader of the term told to stand
+        self._heirs: dict[tuple[int, int], int] = {}  # (term, member) told to stand -> the entry that it needs for it
         self._terms = {0}  # that somebody has stood in
         self._entries: dict[int, int] = {}  # committed: index -> term
         self._committed_in: dict[int, int] = {}  # and the term of who knew it first
@@ -85,8 +93,11 @@ class Observer:
 
     # What members say
 
-    def promised(self, member_id: int, term: int) -> None:
-        """A member has spoken in a term."""
+    def promised(self, member_id: int, term: int, transport: object = None) -> None:
+        """A member has spoken in a term. ``transport``: by which."""
+        member = self._speaking(member_id, transport)
+        if member is not None:
+            check_spoken(member, term)
         promise = self._promises.get(member_id)
         if promise is None:
             promise = self._promises[member_id] = Promise()
@@ -126,19 +137,23 @@ class Observer:
 
     def _speaker(self, member_id: int, transport: object) -> "Raft | None":
         """The life of a member that has this transport, unless it was not looked at yet."""
+        member = self._speaking(member_id, transport)
+        return None if member is None else member.raft
+
+    def _speaking(self, member_id: int, transport: object) -> "RunningMember | None":
         seen = self._seen.get(member_id)
         if seen is None:
             return None
         member: RunningMember = seen.member  # type: ignore[assignment]
-        return member.raft if member.replica.transport is transport else None
+        return member if member.replica.transport is transport else None
 
     def _notice_vote(self, member_id: int) -> None:
         if self.on_vote and (on_vote := self.on_vote.pop(member_id, None)) is not None:
             on_vote()
 
-    def told_to_stand(self, member_id: int, term: int) -> None:
-        """The leader of a term hands over to a member."""
-        self._heirs.add((term, member_id))
+    def told_to_stand(self, member_id: int, term: int, index: int) -> None:
+        """The leader of a term hands over to a member, if that has an entry."""
+        self._heirs[term, member_id] = min(index, self._heirs.get((term, member_id), index))
 
     def acknowledged(self, member_id: int, term: int, index: int, leader: int, transport: object = None) -> None:
         """A member has told the leader of a term that it has everything up to an index. ``transport``: by which."""
@@ -226,6 +241,12 @@ class Observer:
         if state != seen.state:
             self._changed(member, raft, seen)
             seen.state = state
+        if raft._hard_state_durable is not seen.hard_state:
+            seen.hard_state = raft._hard_state_durable
+            check_hard_state(member)
+        if member.wal.log_mark is not seen.mark:
+            seen.mark = member.wal.log_mark
+            check_mark(member, self._states)
 
     def _begin(self, member: "RunningMember") -> Seen:
         """A new life: it must know what the lives before it said."""
@@ -246,7 +267,7 @@ class Observer:
         self._note_conf(applied, raft.conf)
         self._check_applied(member, applied)
         self._terms.add(raft.term)
-        return Seen(member=member, commit=applied, applied=applied, conf=raft.conf)
+        return Seen(member=member, commit=applied, applied=applied, mark=member.wal.log_mark, conf=raft.conf)
 
     def _check_memory(self, raft: "Raft", promise: Promise) -> None:
         if raft.term < promise.term:
@@ -293,11 +314,15 @@ class Observer:
                 "what was acknowledged is durable",
                 f"{raft.id:x} acknowledged entry {promise.acknowledged} in term {raft.term} and now has {log.durable}",
             )
+        if log.durable != seen.durable:
+            check_durable(member)
         if raft.role is StateRole.LEADER:
             self._check_leader(raft, seen)
+            check_uncommitted(raft)
             self._counts(raft.id, raft.term, log.durable)
         elif raft.role is not StateRole.FOLLOWER and seen.role is not raft.role:
             self.candidacies += 1
+            check_candidate(raft)
         self._check_followed(raft)
         if log.commit > seen.commit:
             self._check_committed(raft, seen, log.commit)
@@ -305,21 +330,11 @@ class Observer:
         if applied != seen.applied:
             self._check_applied(member, applied)
         if raft.conf is not seen.conf:
-            self._check_conf(raft, seen)
+            self._check_conf(member, seen)
         if log.memberships:
-            self._check_memberships(raft)
+            check_memberships(member)
         seen.term, seen.role, seen.commit, seen.applied = raft.term, raft.role, log.commit, applied
-
-    def _check_memberships(self, raft: "Raft") -> None:
-        log = raft.log
-        known = list(log.memberships)
-        if len(known) > 1 and known[-2] > log.commit:
-            raise Violation("one change of the membership at a time", f"{raft.id:x} has {known}")
-        if known != sorted(set(known)) or not log.applied < known[0] <= known[-1] <= log.last_index:
-            raise Violation(
-                "a log knows its changes of the membership",
-                f"{raft.id:x}, applied {log.applied}, last {log.last_index}, takes {known} for them",
-            )
+        seen.durable = log.durable
 
     def _check_term(self, raft: "Raft", seen: Seen) -> None:
         """A term begins with a candidate, who stands because a majority would vote for it, or because it was told to.
@@ -331,7 +346,8 @@ class Observer:
                 raise Violation("a term begins with a candidate", f"{raft.id:x} is in term {raft.term}, nobody stood")
             return
         self._terms.add(raft.term)
-        told = (raft.term - 1, raft.id) in self._heirs
+        needed = self._heirs.get((raft.term - 1, raft.id))
+        told = needed is not None and raft.last_index >= needed
         if not seen.term or told or raft.role is StateRole.FOLLOWER or not raft.config.pre_vote:
             return
         if not any(self._would_vote(conf, raft) for conf in (raft.conf, seen.conf or raft.conf)):
@@ -479,13 +495,17 @@ class Observer:
                 f"{checksums}, another {known}",
             )
         self._states.pop(applied - _KEPT, None)
+        check_departed(member)
         if applied % _HASH_EVERY == 0:
             self.compare_states(member)
 
     def compare_states(self, member: "RunningMember") -> None:
         """The whole state, with that of whoever was looked at with the same applied index."""
         machine = member.machine
-        digest = machine.state_hash()
+        try:
+            digest = machine.state_hash()
+        except RecordMissing as missing:
+            raise Violation("state machine safety", f"{member.raft.id:x}: {missing}") from missing
         if self._hashes.setdefault(machine.applied_index, digest) != digest:
             raise Violation("state machine safety", f"states differ at index {machine.applied_index}")
         self._hashes.pop(machine.applied_index - _KEPT, None)
@@ -495,11 +515,13 @@ class Observer:
             self._left |= self.latest_conf.all_members() - conf.all_members()
             self.latest_conf, self._latest_at = conf, applied
 
-    def _check_conf(self, raft: "Raft", seen: Seen) -> None:
+    def _check_conf(self, member: "RunningMember", seen: Seen) -> None:
+        raft = member.raft
         before, conf = seen.conf, raft.conf
         seen.conf = conf
         if before is None or before == conf:
             return
+        check_leavers(member, before, conf)
         known = self._confs.setdefault(raft.log.applied, conf)
         if known != conf:
             raise Violation(

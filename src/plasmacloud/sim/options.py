@@ -45,6 +45,8 @@ class FaultKind(Enum):
     LEAVE = "leave"  # a member is removed
     WIPE = "wipe"  # a machine's disk is replaced by an empty one; the member is removed, and a new one joins
     AMNESIA = "amnesia"  # the same, but first somebody starts the member again, as if nothing had happened
+    FALSE_START = "false-start"  # a process ends, or its machine, while it opens its data or installs a snapshot
+    TEAR = "tear"  # power is lost in the middle of a write to the log
     AMBUSH = "ambush"  # power is lost right behind a vote, or in the middle of a write
     CHASE = "chase"  # whoever leads is cut off and given writes, one leader after the other
     REPLACE = "replace"  # a new member takes the place of another, in one joint change
@@ -125,6 +127,8 @@ _USUAL_GAP_S: dict[FaultKind, float] = {
     FaultKind.LEAVE: 25.0,
     FaultKind.WIPE: 40.0,
     FaultKind.AMNESIA: 40.0,
+    FaultKind.FALSE_START: 15.0,
+    FaultKind.TEAR: 12.0,
     FaultKind.AMBUSH: 6.0,
     FaultKind.CHASE: 20.0,
     FaultKind.REPLACE: 20.0,

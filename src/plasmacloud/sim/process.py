@@ -1,7 +1,8 @@
 """Blocking work of a simulated process: it takes drawn time, and the process may die in the middle of it.
 
-A piece of work happens at the end of its time, at one moment. If the process ends before, a part of the piece may have
-happened all the same: it is carried out then, with a disk that dies at one of its operations.
+A piece of work happens at one moment: that of a worker in the middle of its time, at the end of which it is reported,
+and any other at its end. If the process ends before, a part of the piece may have happened all the same: it is carried
+out then, with a disk that dies at one of its operations.
 """
 
 import random
@@ -11,9 +12,9 @@ from typing import Any
 import msgspec
 
 from plasmacloud.sim.clock import NS_PER_S, World
-from plasmacloud.sim.disk import SimDisk
+from plasmacloud.sim.disk import PowerLoss, SimDisk
 from plasmacloud.sim.loop import SimLoop
-from plasmacloud.storage.workers import Work, Worker
+from plasmacloud.storage.workers import Report, Work, Worker
 
 _MAX_CUT_STEPS = 12
 _CUT_RATE = 0.5  # most pieces have two operations, a write and its sync
@@ -29,13 +30,21 @@ class DiskOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Job:
     """A piece of work under way."""
 
-    __slots__ = ("call", "finished")
+    __slots__ = ("call", "finished", "is_done", "share")
 
     def __init__(
-        self, call: Callable[[], Any], finished: Callable[[Any, BaseException | None], None] | None = None
+        self,
+        call: Callable[[], Any],
+        finished: Callable[[Any, BaseException | None], None] | None = None,
+        *,
+        share: float = 1.0,
+        is_done: bool = False,
     ) -> None:
+        """``share``: of the time that the disk takes. ``is_done``: there is only to be told that it is."""
         self.call = call
         self.finished = finished
+        self.share = share
+        self.is_done = is_done
 
 
 class Workshop:
@@ -58,7 +67,8 @@ class Workshop:
     def schedule(self, job: Job, after_s: float) -> None:
         """A piece of work begins so late, and ends some time after."""
         options = self._options
-        delay_s = after_s + (options.least_s + options.mean_s * self._rng.expovariate(1.0)) * self.factor
+        takes_s = (options.least_s + options.mean_s * self._rng.expovariate(1.0)) * self.factor
+        delay_s = after_s + takes_s * job.share
         self._jobs[job] = None
         if self.on_begin is not None:
             on_begin, self.on_begin = self.on_begin, None
@@ -71,6 +81,8 @@ class Workshop:
         del self._jobs[job]
         try:
             result = job.call()
+        except PowerLoss:
+            return  # nobody is left to be told
         except Exception as error:
             if job.finished is None:
                 raise
@@ -96,7 +108,7 @@ class Workshop:
         rng.shuffle(jobs)
         for job in jobs:
             fate = rng.random()
-            if fate < 0.3:
+            if fate < 0.3 or job.is_done:
                 continue
             self.disk.cut_after(min(int(rng.expovariate(_CUT_RATE)), _MAX_CUT_STEPS) if fate < 0.8 else None)
             try:
@@ -113,6 +125,8 @@ class SimWorker:
         self._workshop = workshop
         self._work = work
         self._job: Job | None = None
+        self._report: Report | None = None  # of the piece that has happened
+        self._woken = False  # while the piece before was about to be reported
         self._deferred = False  # the job waits for a time set by `wake`
         self._stopped = False
 
@@ -122,24 +136,38 @@ class SimWorker:
         if self._job is not None and self._deferred and after_s <= 0:
             self._workshop.cancel(self._job)
             self._job = None
+        if self._report is not None:
+            self._woken = self._woken or after_s <= 0
+            return
         if self._job is not None:
             return  # it will find everything that is there at its end
         self._deferred = after_s > 0
-        self._job = Job(self._piece)
+        self._job = Job(self._piece, share=0.5)
         self._workshop.schedule(self._job, after_s)
 
     def _piece(self) -> None:
+        """What comes to be done between here and the report is for the next piece."""
         self._job, self._deferred = None, False
-        report = self._work()
+        self._report = self._work()
+        if self._report is not None:
+            self._job = Job(self._tell, share=0.5, is_done=True)
+            self._workshop.schedule(self._job, 0.0)
+
+    def _tell(self) -> None:
+        self._job = None
+        report, self._report = self._report, None
+        woken, self._woken = self._woken, False
         if report is not None:
             report()
+        if woken:
+            self.wake()
 
     def stop(self, timeout_s: float) -> bool:
         del timeout_s
         self._stopped = True
         if self._job is not None:
             self._workshop.cancel(self._job)
-            self._job = None
+            self._tell()
         while (report := self._work()) is not None:
             report()
         return True

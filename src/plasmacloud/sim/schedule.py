@@ -40,6 +40,7 @@ _LASTS_S: dict[FaultKind, float] = {
     FaultKind.FAILED_SYNC: 1.0,
     FaultKind.FAILED_READ: 2.0,
     FaultKind.AMNESIA: 1.0,
+    FaultKind.TEAR: 6.0,
     FaultKind.AMBUSH: 8.0,
     FaultKind.CHASE: 5.0,
     FaultKind.RIFT: 12.0,

@@ -16,9 +16,9 @@ from plasmacloud.sim.clock import NS_PER_S
 from plasmacloud.sim.cluster import Cluster
 from plasmacloud.sim.injector import Injector
 from plasmacloud.sim.liveness import Recovery
-from plasmacloud.sim.observer import Violation
 from plasmacloud.sim.options import Options
 from plasmacloud.sim.schedule import Fault, draw_schedule
+from plasmacloud.sim.violation import Violation
 from plasmacloud.sim.watchdog import watchdog
 from plasmacloud.sim.workload import Workload
 from plasmacloud.verify.counterexample import headline, text

@@ -9,7 +9,8 @@ from typing import Any
 from plasmacloud.raft.messages import MessageType
 from plasmacloud.rpc.peer import PeerOptions, PeerTransport
 from plasmacloud.sim.authority import Authority
-from plasmacloud.sim.observer import Observer, Violation
+from plasmacloud.sim.observer import Observer
+from plasmacloud.sim.violation import Violation
 
 _HEADER = struct.Struct("<BBBQQQQQ")  # frame kind, message type, flags, to, sender, term, log_term, index
 _CONTEXT = struct.Struct("<Q")
@@ -70,8 +71,10 @@ class WatchedTransport(PeerTransport):
             observer.stood(sender, term, index, self)
             return  # no promise: the term may not be durable yet
         elif kind == MessageType.TIMEOUT_NOW:
-            observer.told_to_stand(to, term)
+            observer.told_to_stand(to, term, index)
             return
+        elif kind == MessageType.APPEND:
+            self.authority.sent(sender, to, term)
         elif kind == MessageType.HEARTBEAT:
             self.authority.beat(sender, term, _context(frame))
         elif kind == MessageType.READ_INDEX:
@@ -81,7 +84,7 @@ class WatchedTransport(PeerTransport):
             self.authority.answered(sender, term, to, _context(frame), index)
             return
         if granted:
-            observer.promised(sender, term)
+            observer.promised(sender, term, self)
 
 
 def _context(frame: bytes) -> int:

@@ -21,9 +21,9 @@ from plasmacloud.sim import many_keys
 from plasmacloud.sim.clock import NS_PER_S, World
 from plasmacloud.sim.many_keys import TOGETHER, Past
 from plasmacloud.sim.node import Life, Node
-from plasmacloud.sim.observer import Violation
 from plasmacloud.sim.options import WorkloadOptions
 from plasmacloud.sim.trace import Trace
+from plasmacloud.sim.violation import Violation
 from plasmacloud.verify.models import ABSENT, Cas, Delete, Found, Read, Write
 from plasmacloud.verify.operations import UNKNOWN, Operation
 

@@ -1,0 +1,213 @@
+"""Whether what a member has noted down for itself is true.
+
+Most of it is never said to anybody, so that no rule about what members say sees it, and a slip in it does harm much
+later and only with bad luck: the end of the log that is taken for durable, changes of the membership that wait in the
+log, bytes that wait for their commit, the mark behind which the log was shortened, who has left. Here it is compared
+with the thing itself, as soon as it changes: with the simulated disk, the log, the state.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from plasmacloud.chainfire.lane import Lane
+from plasmacloud.chainfire.reads import MAX_ROUNDS
+from plasmacloud.chainfire.waiting import Waiter
+from plasmacloud.raft.membership import ConfState
+from plasmacloud.raft.state import StateRole
+from plasmacloud.sim.disk import SimDisk
+from plasmacloud.sim.violation import Violation
+from plasmacloud.storage.entry import EntryKind
+from plasmacloud.storage.wal_recovery import segment_name
+
+if TYPE_CHECKING:
+    from plasmacloud.chainfire.replica import Replica
+    from plasmacloud.chainfire.running_member import RunningMember
+    from plasmacloud.raft.raft import Raft
+
+_LARGE_LOG_BYTES = 1 << 20  # a log that may grow so far is never shortened for its size in a run
+LOOK_TICKS = 5  # so often it is looked at who waits
+_OVERDUE_TICKS = 25
+_MOMENT_S = 1e-6
+
+
+def check_durable(member: "RunningMember") -> None:
+    """What the log takes for durable is so by what the write-ahead log knows, and would survive a loss of power."""
+    durable, wal = member.raft.log.durable, member.wal
+    if wal.durable_index < durable:
+        raise Violation(
+            "what counts as durable is on the disk",
+            f"{member.raft.id:x} takes entry {durable} for durable, and the log has written {wal.durable_index}",
+        )
+    index, disk = wal._index, member.environment.disk
+    if durable <= index.base_index or not isinstance(disk, SimDisk):
+        return
+    place = index.location(durable)
+    if not disk.would_survive(wal.path / segment_name(place >> 32), place & 0xFFFFFFFF):
+        raise Violation(
+            "what counts as durable is on the disk",
+            f"{member.raft.id:x} takes entry {durable} for durable, and a loss of power could undo it",
+        )
+
+
+def check_hard_state(member: "RunningMember") -> None:
+    """Term, vote and commit index that count as durable were written, by what the log's writer knows."""
+    durable, written = member.raft._hard_state_durable, member.wal._writer._hard_state
+    voted = durable.term == written.term and durable.vote not in (0, written.vote)
+    if durable.term > written.term or voted or durable.commit > written.commit:
+        raise Violation(
+            "what counts as durable is on the disk",
+            f"{member.raft.id:x} takes {durable} for durable, and the log has written {written}",
+        )
+
+
+def check_spoken(member: "RunningMember", term: int) -> None:
+    """A member makes a promise in a term."""
+    written = member.wal._writer._hard_state.term
+    if written < term:
+        raise Violation(
+            "who speaks in a term has it on disk",
+            f"{member.raft.id:x} speaks in term {term}, and has written {written}",
+        )
+
+
+def check_candidate(raft: "Raft") -> None:
+    """Who stands counts the votes of the newest configuration that it knows to be committed."""
+    changes = raft.log.memberships
+    if changes and changes[0] <= raft.log.commit:
+        raise Violation(
+            "who stands has applied all changes of the membership",
+            f"{raft.id:x} is {raft.role.value} and has not applied the committed change of entry {changes[0]}",
+        )
+
+
+def check_in_force(raft: "Raft") -> None:
+    """The entry behind the last applied one comes into force: it is not forgotten in a crash that it is committed."""
+    index, durable = raft.log.applied + 1, raft._hard_state_durable.commit
+    if durable < index:
+        raise Violation(
+            "a configuration in force is never forgotten",
+            f"{raft.id:x} puts the change of entry {index} into force, and its disk knows {durable} to be committed",
+        )
+
+
+def check_memberships(member: "RunningMember") -> None:
+    """The log knows which of its unapplied entries change the membership. Looks at entries in memory only."""
+    raft = member.raft
+    log = raft.log
+    known = list(log.memberships)
+    if len(known) > 1 and known[-2] > log.commit:
+        raise Violation("one change of the membership at a time", f"{raft.id:x} has {known}")
+    within = known == sorted(set(known)) and log.applied < known[0] and known[-1] <= log.last_index
+    wrong = [index for index in known if within and _kind(member, index) not in (None, EntryKind.MEMBERSHIP)]
+    if wrong or not within:
+        raise Violation(
+            "a log knows its changes of the membership",
+            f"{raft.id:x}, applied {log.applied}, last {log.last_index}, takes {wrong or known} for them",
+        )
+
+
+def _kind(member: "RunningMember", index: int) -> EntryKind | None:
+    """Of an entry that is in memory; None: it is not."""
+    log, window = member.raft.log, member.wal._index.window
+    if index >= log._offset:
+        return log._tail[index - log._offset].kind
+    if window.first_index <= index <= member.wal.last_index():
+        return window.get(index, index + 1, 1)[0].kind
+    return None
+
+
+def check_uncommitted(raft: "Raft") -> None:
+    """When everything is committed, nothing is counted as waiting for it: else proposals are refused one day."""
+    if raft.log.commit == raft.log.last_index and raft._uncommitted_bytes:
+        raise Violation(
+            "what waits for its commit is counted",
+            f"{raft.id:x} leads, has committed everything up to {raft.log.commit}, and counts "
+            f"{raft._uncommitted_bytes} bytes that are not",
+        )
+
+
+def check_mark(member: "RunningMember", states: Mapping[int, tuple[object, ...]]) -> None:
+    """A mark was set. ``states``: what members were at an applied index; the last of it is the configuration."""
+    mark, raft = member.wal.log_mark, member.raft
+    state = states.get(mark.index)
+    if state is not None:
+        term, conf = state[0], state[-1]
+        assert isinstance(conf, ConfState)
+        if mark.term != term or mark.conf != conf.encode():
+            raise Violation(
+                "a mark is that of its index",
+                f"{raft.id:x} marks entry {mark.index} with term {mark.term}, {ConfState.decode(mark.conf)}; members "
+                f"had term {term}, {conf} there",
+            )
+    tuning, floor = member.config.tuning, member.snapshots.floor
+    if floor is None or tuning.max_log_bytes < _LARGE_LOG_BYTES or mark.index - floor > tuning.max_entries:
+        return
+    if raft.log.first_index > floor + 1:
+        raise Violation(
+            "the log goes on behind a snapshot under way",
+            f"{raft.id:x} sends a snapshot of index {floor}, and its log begins at {raft.log.first_index}",
+        )
+
+
+def check_departed(member: "RunningMember") -> None:
+    """Who has left executes nothing any more."""
+    machine = member.machine
+    departed = machine.cluster.departed
+    if departed and not departed.keys().isdisjoint(machine.sessions):
+        present = ", ".join(f"{origin:x}" for origin in departed.keys() & machine.sessions.keys())
+        raise Violation("who has left has no say", f"{member.raft.id:x} executes commands of {present}, gone before")
+
+
+def check_leavers(member: "RunningMember", before: ConfState, conf: ConfState) -> None:
+    """Who is in a configuration no more is known to have left, so that it can be told."""
+    unknown = before.all_members() - conf.all_members() - member.machine.cluster.departed.keys()
+    if unknown:
+        left = ", ".join(f"{each:x}" for each in sorted(unknown))
+        raise Violation("who has left has no say", f"{member.raft.id:x} does not remember that {left} left")
+
+
+class Impatience:
+    """Of one life: who waits for an answer that may be lost asks again. Looked at every `LOOK_TICKS` of its ticks."""
+
+    def __init__(self, replica: "Replica") -> None:
+        self._replica = replica
+        self._overdue_ticks = 0
+        self._transfer_ticks = 0
+        self._asked: dict[int, float] = {}  # the latest contexts, and when the leader was asked
+
+    def asked(self, context: int) -> None:
+        """A question to the leader leaves."""
+        self._asked.pop(context, None)
+        self._asked[context] = self._replica._loop.time()
+        if len(self._asked) > 2 * MAX_ROUNDS:
+            del self._asked[next(iter(self._asked))]
+
+    def ticked(self, raft: "Raft") -> None:
+        """Some ticks have passed. Raises `Violation`."""
+        self._overdue_ticks = self._overdue_ticks + LOOK_TICKS if self._is_overdue(raft) else 0
+        if self._overdue_ticks > _OVERDUE_TICKS:
+            raise Violation("who waits asks again", f"{raft.id:x}, {raft.role.value} of term {raft.term}, does not")
+        handing_over = raft.role is StateRole.LEADER and raft._transferee
+        self._transfer_ticks = self._transfer_ticks + LOOK_TICKS if handing_over else 0
+        if self._transfer_ticks > 2 * (raft.config.election_ticks + LOOK_TICKS):
+            raise Violation(
+                "a transfer of leadership ends",
+                f"{raft.id:x}, leader of term {raft.term}, has been handing over for {self._transfer_ticks} ticks",
+            )
+
+    def _is_overdue(self, raft: "Raft") -> bool:
+        replica, leader = self._replica, raft.leader_id
+        if not leader or not replica._running:
+            return False
+        now = replica._loop.time()
+        for each in replica._reads._rounds:
+            unasked = leader != raft.id and self._asked.get(each.context, 0.0) < each.again_at - each.wait_s - _MOMENT_S
+            if each.index is None and (each.again_at <= now or unasked):
+                return True
+        if raft.takes_proposals if leader == raft.id else replica.transport.is_connected(leader):
+            return any(_has_forgotten(lane, now) for lane in replica._lanes)
+        return False
+
+
+def _has_forgotten(lane: Lane[Waiter], now: float) -> bool:
+    return lane.queue.in_flight_count > 0 and (lane.is_due(now) or lane._again_at == float("inf"))
