@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from plasmacloud.chainfire.lane import Lane
-from plasmacloud.chainfire.reads import MAX_ROUNDS
 from plasmacloud.chainfire.waiting import Waiter
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.state import StateRole
@@ -28,6 +27,7 @@ _LARGE_LOG_BYTES = 1 << 20  # a log that may grow so far is never shortened for 
 LOOK_TICKS = 5  # so often it is looked at who waits
 _OVERDUE_TICKS = 25
 _MOMENT_S = 1e-6
+_KEPT_QUESTIONS = 64
 
 
 def check_durable(member: "RunningMember") -> None:
@@ -173,14 +173,15 @@ class Impatience:
         self._replica = replica
         self._overdue_ticks = 0
         self._transfer_ticks = 0
-        self._asked: dict[int, float] = {}  # the latest contexts, and when the leader was asked
+        self._asked: dict[int, float] = {}  # context -> when the leader was asked last
 
     def asked(self, context: int) -> None:
         """A question to the leader leaves."""
         self._asked.pop(context, None)
         self._asked[context] = self._replica._loop.time()
-        if len(self._asked) > 2 * MAX_ROUNDS:
-            del self._asked[next(iter(self._asked))]
+        if len(self._asked) > _KEPT_QUESTIONS:  # a round that waits sees many others come and go
+            rounds = {each.context for each in self._replica._reads._rounds}
+            self._asked = {context: at for context, at in self._asked.items() if context in rounds}
 
     def ticked(self, raft: "Raft") -> None:
         """Some ticks have passed. Raises `Violation`."""
