@@ -146,7 +146,7 @@ def test_an_error_ends_one_read() -> None:
         raise error
 
     refused, crashed, fine = Call(), Call(), rig.read(3, 3)
-    for call, error in ((refused, COMPACTED), (crashed, ValueError("a bug"))):
+    for call, error in ((refused, COMPACTED()), (crashed, ValueError("a bug"))):
         work = broken(error)
         next(work)
         rig.reads.add(call, work)  # type: ignore[arg-type]
@@ -233,7 +233,7 @@ def test_a_past_that_is_compacted_meanwhile_is_refused_and_the_present_is_not(st
     work = store.read_txn_work(reading(everything(), everything(revision=100)))
     with pytest.raises(RpcRefusal) as refused:
         finish(disturbed(store, work, itertools.count()))
-    assert refused.value == COMPACTED
+    assert refused.value == COMPACTED()
     assert store._pins == {}
 
 

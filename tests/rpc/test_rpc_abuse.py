@@ -92,6 +92,8 @@ def test_an_hpack_bomb_ends_its_connection_and_holds_no_memory(references: int, 
     huge = b"\x40" + encode_field(b"x" * 1000, b"y" * 2900)[1:]
     block = request_block(UNARY)
 
+    peaks: list[int] = []
+
     async def test(wire: Wire, service: EchoService) -> None:
         wire.send(frames.headers_frames(1, block + huge, end_stream=True, max_frame_bytes=16_384))
         attack = block + b"\xbe" * references
@@ -101,14 +103,16 @@ def test_an_hpack_bomb_ends_its_connection_and_holds_no_memory(references: int, 
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert peak < MIB
+        peaks.append(peak)
         if bomb_:
             assert goaway_code(found) is ErrorCode.ENHANCE_YOUR_CALM
         else:
             assert status(wire, found, 3) is StatusCode.RESOURCE_EXHAUSTED, "an honest mistake costs one request"
             assert status(wire, wire.send(request(5, UNARY, b"")), 5) is StatusCode.OK
 
+    on_wire(test)  # the first attack in a process also pays for modules that are imported when something is logged
     on_wire(test)
+    assert peaks[1] < MIB
 
 
 def test_ever_new_headers_do_not_fill_the_caches() -> None:
