@@ -6,7 +6,7 @@ log, bytes that wait for their commit, the mark behind which the log was shorten
 with the thing itself, as soon as it changes: with the simulated disk, the log, the state.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from plasmacloud.chainfire.lane import Lane
@@ -171,7 +171,7 @@ class Impatience:
 
     def __init__(self, replica: "Replica") -> None:
         self._replica = replica
-        self._overdue_ticks = 0
+        self._overdue: dict[tuple[object, float], int] = {}  # what should be asked again, and since when: ticks ago
         self._transfer_ticks = 0
         self._asked: dict[int, float] = {}  # context -> when the leader was asked last
 
@@ -185,8 +185,8 @@ class Impatience:
 
     def ticked(self, raft: "Raft") -> None:
         """Some ticks have passed. Raises `Violation`."""
-        self._overdue_ticks = self._overdue_ticks + LOOK_TICKS if self._is_overdue(raft) else 0
-        if self._overdue_ticks > _OVERDUE_TICKS:
+        self._overdue = {each: self._overdue.get(each, 0) + LOOK_TICKS for each in self._find_overdue(raft)}
+        if max(self._overdue.values(), default=0) > _OVERDUE_TICKS:
             raise Violation("who waits asks again", f"{raft.id:x}, {raft.role.value} of term {raft.term}, does not")
         handing_over = raft.role is StateRole.LEADER and raft._transferee
         self._transfer_ticks = self._transfer_ticks + LOOK_TICKS if handing_over else 0
@@ -196,18 +196,19 @@ class Impatience:
                 f"{raft.id:x}, leader of term {raft.term}, has been handing over for {self._transfer_ticks} ticks",
             )
 
-    def _is_overdue(self, raft: "Raft") -> bool:
+    def _find_overdue(self, raft: "Raft") -> Iterator[tuple[object, float]]:
         replica, leader = self._replica, raft.leader_id
         if not leader or not replica._running:
-            return False
+            return
         now = replica._loop.time()
         for each in replica._reads._rounds:
             unasked = leader != raft.id and self._asked.get(each.context, 0.0) < each.again_at - each.wait_s - _MOMENT_S
             if each.index is None and (each.again_at <= now or unasked):
-                return True
+                yield each.context, each.again_at
         if raft.takes_proposals if leader == raft.id else replica.transport.is_connected(leader):
-            return any(_has_forgotten(lane, now) for lane in replica._lanes)
-        return False
+            for lane in replica._lanes:
+                if _has_forgotten(lane, now):
+                    yield lane, lane._again_at
 
 
 def _has_forgotten(lane: Lane[Waiter], now: float) -> bool:
