@@ -10,6 +10,7 @@ what changed is looked at, so that a turn in which nothing happens costs next to
 """
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -370,7 +371,7 @@ class Observer:
     def _would_vote(self, conf: ConfState, raft: "Raft") -> bool:
         granted = {voter for term, voter, candidate in self._pre_votes if (term, candidate) == (raft.term, raft.id)}
         granted.add(raft.id)
-        return all(2 * len(granted & voters) > len(voters) for voters in (conf.voters, conf.outgoing) if voters)
+        return _is_majority(granted, conf)
 
     def _check_leader(self, raft: "Raft", seen: Seen) -> None:
         leads_on = seen.role is StateRole.LEADER and seen.term == raft.term
@@ -397,7 +398,7 @@ class Observer:
             raise Violation("a leader's own vote is durable", f"{raft.id:x} leads term {raft.term} without")
         if not raft.conf.is_voter(raft.id):
             raise Violation("only voters lead", f"{raft.id:x} leads and does not vote")
-        self._check_votes(raft)
+        self._check_votes(raft, seen.conf or raft.conf)
         for index in range(self.commit, max(raft.log.first_index - 1, self.commit - 20), -1):
             entry = self._entries.get(index)
             if self._committed_in.get(index, raft.term) >= raft.term:
@@ -408,15 +409,14 @@ class Observer:
                     f"{raft.id:x} leads term {raft.term} without entry {index} of term {entry}, which is committed",
                 )
 
-    def _check_votes(self, raft: "Raft") -> None:
-        conf = raft.conf
-        for voters in (conf.voters, conf.outgoing):
-            given = [voter for voter in voters if self._votes.get((raft.term, voter)) == raft.id]
-            if voters and 2 * len(given) <= len(voters):
-                raise Violation(
-                    "a leader has the votes of a majority",
-                    f"{raft.id:x} leads term {raft.term} with {len(given)} of {len(voters)} votes",
-                )
+    def _check_votes(self, raft: "Raft", before: ConfState) -> None:
+        """In the turn in which it was elected, a leader may have put a configuration into force that follows."""
+        given = {voter for (term, voter), candidate in self._votes.items() if (term, candidate) == (raft.term, raft.id)}
+        if not any(_is_majority(given, conf) for conf in (before, raft.conf)):
+            raise Violation(
+                "a leader has the votes of a majority",
+                f"{raft.id:x} leads term {raft.term} with {len(given)} votes; the voters are {raft.conf}",
+            )
 
     def _check_committed(self, raft: "Raft", seen: Seen, commit: int) -> None:
         entries, before = self._entries, seen.commit
@@ -543,3 +543,8 @@ def describe_conf(conf: ConfState) -> str:
 
 def _ids(members: Iterable[int]) -> str:
     return "/".join(f"{member % 0x10000:04x}" for member in sorted(members))
+
+
+def _is_majority(members: AbstractSet[int], conf: ConfState) -> bool:
+    """Of the voters, and of those of the configuration that is being left."""
+    return all(2 * len(members & voters) > len(voters) for voters in (conf.voters, conf.outgoing) if voters)
