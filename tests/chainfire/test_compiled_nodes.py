@@ -19,25 +19,42 @@ from plasmacloud.client import SyncClient, Txn, get, missing, put
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = Path(plasmacloud.__file__).parents[1]
 TESTS = (
+    "tests/raft",
     # answers and bytes: of the store (also beside a real etcd), of the wire towards clients and members, of the log
     "tests/chainfire/mvcc",
     "tests/chainfire/test_differential.py",
     "tests/rpc/test_grpc_framing.py",
     "tests/rpc/test_h2_frames.py",
     "tests/rpc/test_h2_headers.py",
+    "tests/rpc/test_rpc_abuse.py",
     "tests/rpc/test_rpc_channel.py",
     "tests/rpc/test_rpc_compression.py",
     "tests/rpc/test_rpc_flow_control.py",
     "tests/rpc/test_rpc_fuzz_corpus.py",
+    "tests/rpc/test_rpc_health.py",
     "tests/rpc/test_rpc_hostile.py",
+    "tests/rpc/test_rpc_patience.py",
+    "tests/rpc/test_rpc_reflection.py",
     "tests/rpc/test_rpc_server_wire.py",
     "tests/rpc/test_rpc_web.py",
     "tests/rpc/test_peer.py",
-    "tests/raft/test_codec.py",
-    "tests/raft/test_log.py",
-    "tests/raft/test_paper_log.py",
     "tests/storage/test_wal.py",
     "tests/storage/test_wal_at_once.py",
+    "tests/storage/test_wal_faults.py",
+    "tests/storage/test_wal_model.py",
+    # paths that are taken under load, or seldom
+    "tests/chainfire/test_admission.py",
+    "tests/chainfire/test_large_deletes.py",
+    "tests/chainfire/test_lives.py",
+    "tests/chainfire/test_long_reads.py",
+    "tests/chainfire/test_neighbours.py",
+    "tests/chainfire/test_proposals.py",
+    "tests/chainfire/test_read_queue.py",
+    "tests/chainfire/test_running_member.py",
+    "tests/chainfire/test_snapshot_flow.py",
+    "tests/chainfire/test_timing.py",
+    "tests/rpc/test_turns.py",
+    "tests/rpc/test_web_turns.py",
 )
 RUN = """
 import sys

@@ -148,8 +148,10 @@ class Conversation:
         """Start replicas; ``quiet`` lists message types that are not printed."""
         conf = ConfState(voters=ids(voters), learners=ids(learners), outgoing=ids(outgoing))
         self.quiet = frozenset(quiet.split(","))
-        numbers = {key: int(value) for key, value in settings.items()}
-        self.nodes = {id: Node(id, conf, seed=7, **numbers) for id in sorted(conf.all_members())}
+        given: dict[str, int] = {key: int(value) for key, value in settings.items()}
+        if "pre_vote" in given:
+            given["pre_vote"] = bool(given["pre_vote"])
+        self.nodes = {id: Node(id, conf, seed=7, **given) for id in sorted(conf.all_members())}
 
     def do_log(self, id: str, *terms: str) -> None:
         """Give a stopped replica a log with entries of these terms."""

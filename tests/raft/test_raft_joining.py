@@ -25,7 +25,7 @@ def test_a_learner_never_stands_and_its_vote_does_not_count() -> None:
     learner.peer_lost(1)
     cluster.tick(100, 4)
     assert (learner.role, learner.term) == (StateRole.FOLLOWER, 1)
-    cluster = group(conf("123", learners="4"), pre_vote=0)
+    cluster = group(conf("123", learners="4"), pre_vote=False)
     cluster.isolate(2, 3)
     cluster[1].campaign()
     cluster.settle()

@@ -18,6 +18,7 @@ A burst on a calm member, and what has piled up during a failover, pass: there t
 Pure: the time is an argument (seconds, monotonic).
 """
 
+import math
 from collections import deque
 from typing import Final
 
@@ -125,7 +126,7 @@ class Admission:
     def _best_rate_per_s(self) -> float:
         past = list(self._past)
         groups = [past[i : i + _TOGETHER] for i in range(max(1, len(past) - _TOGETHER + 1))]
-        return max(sum(count for _, count, _ in group) / sum(took_s for _, _, took_s in group) for group in groups)
+        return max(sum(c for _, c, _ in group) / math.fsum(took_s for _, _, took_s in group) for group in groups)
 
     def _begin(self, now: float) -> None:
         self._began_s = now
