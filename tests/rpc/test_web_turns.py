@@ -179,7 +179,7 @@ def test_writes_by_json_are_shed_before_their_body_is_looked_at() -> None:
 
 def test_what_has_waited_for_its_turn_for_too_long_is_shed() -> None:
     async def main() -> None:
-        rig = Rig(limits=Limits(max_line_s=0.0, max_line_turns=4), requests_per_turn=1.0)
+        rig = Rig(limits=Limits(max_line_s=-1.0, max_line_turns=4), requests_per_turn=1.0)
         crowd = [rig.connect() for _ in range(12)]
         for connection, _ in crowd:
             connection.data_received(PUT)
