@@ -188,6 +188,7 @@ class Authority:
             idle = (
                 progress.match == match < last
                 and progress.state is not ProgressState.SNAPSHOT
+                and progress.next >= raft.log.first_index  # else it waits for a snapshot, which may take long to make
                 and reign.heard.get(member_id, 0) >= since > reign.sent.get(member_id, 0)
             )
             reign.waits[member_id] = (progress.match, looks + 1 if idle else 0)

@@ -172,6 +172,7 @@ class Impatience:
     def __init__(self, replica: "Replica") -> None:
         self._replica = replica
         self._overdue: dict[tuple[object, float], int] = {}  # what should be asked again, and since when: ticks ago
+        self._transfer = (0, 0)  # to whom the leader hands over, and for how many ticks by its own count
         self._transfer_ticks = 0
         self._asked: dict[int, float] = {}  # context -> when the leader was asked last
 
@@ -188,8 +189,9 @@ class Impatience:
         self._overdue = {each: self._overdue.get(each, 0) + LOOK_TICKS for each in self._find_overdue(raft)}
         if max(self._overdue.values(), default=0) > _OVERDUE_TICKS:
             raise Violation("who waits asks again", f"{raft.id:x}, {raft.role.value} of term {raft.term}, does not")
-        handing_over = raft.role is StateRole.LEADER and raft._transferee
-        self._transfer_ticks = self._transfer_ticks + LOOK_TICKS if handing_over else 0
+        transfer = (raft._transferee if raft.role is StateRole.LEADER else 0, raft._transfer_elapsed)
+        same = transfer[0] and transfer[0] == self._transfer[0] and transfer[1] >= self._transfer[1]
+        self._transfer, self._transfer_ticks = transfer, self._transfer_ticks + LOOK_TICKS if same else 0
         if self._transfer_ticks > 2 * (raft.config.election_ticks + LOOK_TICKS):
             raise Violation(
                 "a transfer of leadership ends",
