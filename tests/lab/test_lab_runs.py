@@ -89,7 +89,7 @@ def test_a_frozen_leader_is_replaced_and_reads_nothing_stale(target: str, tmp_pa
 def test_nothing_is_acknowledged_without_a_quorum(tmp_path: Path) -> None:
     require("etcd-tuned")
     out = tmp_path / "evidence"
-    ran = run_lab(out, "quorum-loss", "--target", "etcd-tuned", "--trials", "1")
+    ran = run_lab(out, "quorum-loss", "--target", "etcd-tuned", "--trials", "3")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert results(out)["etcd-tuned/quorum-loss"]["distributions"]["refusal_ms"]
     assert report(out).returncode == 0
