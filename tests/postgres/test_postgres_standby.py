@@ -41,6 +41,33 @@ def test_a_standby_that_is_required_has_every_commit_and_takes_over(make_server)
     asyncio.run(life())
 
 
+def test_a_primary_that_vacuums_does_not_hold_up_the_promotion(make_server) -> None:
+    """What a vacuum removed is replayed before the promotion, and waits for sessions that might still see it."""
+
+    async def life() -> None:
+        primary, standby = await pair(make_server)
+        vacuuming = asyncio.create_task(keep_vacuuming(primary))
+        try:
+            await until(standby, "SELECT count(*) > 0 FROM t", True)
+            await promote(standby)
+            assert not vacuuming.done()
+        finally:
+            vacuuming.cancel()
+        assert await timeline(standby) == 2
+
+    async def keep_vacuuming(primary: PostgresServer) -> None:
+        session = await primary.connect()
+        try:
+            while True:
+                for statement in ("INSERT INTO t VALUES (1)", "UPDATE t SET n = n + 1", "DELETE FROM t WHERE n > 3"):
+                    await session.execute(statement)
+                await session.execute("VACUUM t")
+        finally:
+            session.terminate()
+
+    asyncio.run(life())
+
+
 def test_without_its_required_standby_a_primary_commits_nothing(make_server) -> None:
     async def life() -> None:
         primary, standby = await pair(make_server)

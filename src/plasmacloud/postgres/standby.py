@@ -4,6 +4,7 @@ A standby that is required (``synchronous_standby_names``) makes every commit wa
 standby can lack commits that the old primary acknowledged: whoever counts on them must require one.
 """
 
+import asyncio
 import re
 import time
 
@@ -11,6 +12,7 @@ from plasmacloud.postgres.errors import PostgresError
 from plasmacloud.postgres.server import SUPERUSER, PostgresServer
 
 PROMOTE_TIMEOUT_S = 30.0
+_POLL_S = 0.01
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -53,10 +55,18 @@ async def require_synchronous(primary: PostgresServer, *standbys: PostgresServer
 
 
 async def promote(standby: PostgresServer, *, timeout: float = PROMOTE_TIMEOUT_S) -> None:
-    """Make a running standby a primary on a new timeline. Raises `PostgresError` when it does not in time."""
-    rows = await standby.fetch("SELECT pg_promote(true, $1)", round(timeout), timeout=timeout + 5.0)
-    if rows != [(True,)]:
-        raise PostgresError(f"{standby.name} was not promoted within {timeout:g} s")
+    """Make a running standby a primary on a new timeline. Raises `PostgresError` when it does not in time.
+
+    It is asked to, and then looked at: a session that waits inside ``pg_promote`` holds a snapshot, and a standby that
+    has a vacuum of the old primary to replay waits for such sessions (``max_standby_streaming_delay``, 30 s).
+    """
+    deadline = time.monotonic() + timeout
+    if await standby.fetch("SELECT pg_promote(false)", timeout=timeout) != [(True,)]:
+        raise PostgresError(f"{standby.name} could not tell its own process to become a primary")
+    while (await standby.fetch("SELECT pg_is_in_recovery()"))[0][0]:
+        if time.monotonic() >= deadline:
+            raise PostgresError(f"{standby.name} was not promoted within {timeout:g} s")
+        await asyncio.sleep(_POLL_S)
 
 
 async def rewind_to(old_primary: PostgresServer, new_primary: PostgresServer) -> None:
