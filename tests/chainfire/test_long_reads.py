@@ -8,11 +8,12 @@ from dict_store import new_machine
 
 from plasmacloud.chainfire.long_reads import ADVANCING, BUDGET_S, MAX_WAITING, LongReads, query_work
 from plasmacloud.chainfire.mvcc.range_query import RangeQuery
-from plasmacloud.chainfire.mvcc.refusals import COMPACTED, RpcRefusal
+from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION, RpcRefusal
 from plasmacloud.chainfire.mvcc.slices import Work, finish
 from plasmacloud.chainfire.mvcc.store import MvccStore
 from plasmacloud.rpc.proto.rpc_pb2 import (
     CompactionRequest,
+    Compare,
     DeleteRangeRequest,
     PutRequest,
     RangeRequest,
@@ -217,6 +218,36 @@ def test_a_transaction_that_reads_sees_one_state_whatever_is_written_meanwhile(s
     assert TxnResponse.FromString(body) == expected
     assert store._pins == {}
     assert RangeResponse.FromString(store.range(RangeRequest(key=b"k00003"))).kvs[0].value == b"new"
+
+
+def newer_than(revision: int, result: int) -> Compare:
+    return Compare(key=b"k", range_end=b"l", target=Compare.MOD, result=result, mod_revision=revision)  # type: ignore[arg-type]
+
+
+def test_comparisons_see_that_state_too(store: MvccStore) -> None:
+    """All keys are as old as they were; of one that is written or deleted, or made, meanwhile, nothing is known."""
+    revision = store.revision
+    request = reading(RangeRequest(key=b"k", range_end=b"l", count_only=True))
+    compares = [newer_than(revision + 1, Compare.LESS), newer_than(0, Compare.GREATER)]
+    compares.append(Compare(key=b"k90000", target=Compare.CREATE, result=Compare.EQUAL, create_revision=0))
+    request.compare.extend(compares)
+    rounds = itertools.count()
+    reply = TxnResponse.FromString(finish(disturbed(store, store.read_txn_work(request), rounds)))
+    assert next(rounds) > 2 * KEYS // store.chunk_keys - 5
+    assert reply.succeeded
+    assert reply.header.revision == revision
+    assert reply.responses[0].response_range.count == KEYS
+    for comparison in (compares[0], compares[2]):
+        assert not TxnResponse.FromString(store.read_txn(TxnRequest(compare=[comparison]))).succeeded
+
+
+def test_a_revision_that_is_written_meanwhile_is_still_one_of_the_future(store: MvccStore) -> None:
+    request = reading(RangeRequest(key=b"k00003", revision=store.revision + 1))
+    request.compare.append(newer_than(0, Compare.GREATER))
+    with pytest.raises(RpcRefusal) as refused:
+        finish(disturbed(store, store.read_txn_work(request), itertools.count()))
+    assert refused.value == FUTURE_REVISION()
+    assert store._pins == {}
 
 
 def test_a_transaction_that_is_given_up_holds_up_no_compaction(store: MvccStore) -> None:

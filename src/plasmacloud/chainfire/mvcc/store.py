@@ -128,14 +128,14 @@ class MvccStore:
         identity = self.index.newest(key)
         return None if identity is None else self.records.get(identity)
 
-    def seen(self, key: bytes) -> bytes | None:
-        """The id of the key's record as a reader sees it now: as of ``revision``."""
-        return self.index.newest(key) if self.tip == self.revision else self.index.at(key, bound(self.revision))
+    def seen(self, key: bytes, at: int) -> bytes | None:
+        """The id of the key's record as of the revision ``at``: the present one, or one that is pinned."""
+        return self.index.newest(key) if self.tip == at else self.index.at(key, bound(at))
 
-    def seen_keys(self, start: bytes, end: bytes, after: bytes | None) -> list[bytes]:
-        """The next keys of the range that a reader may see; `seen` tells of each whether it does."""
+    def seen_keys(self, start: bytes, end: bytes, after: bytes | None, at: int) -> list[bytes]:
+        """The next keys of the range that may have been there at that revision; `seen` tells of each whether it was."""
         index = self.index
-        walk = index.living if self.tip == self.revision else index.known
+        walk = index.living if self.tip == at else index.known
         return take(walk(start, end, after=after), self.chunk_keys)
 
     def read_txn(self, request: rpc_pb2.TxnRequest) -> bytes:
@@ -147,10 +147,10 @@ class MvccStore:
 
         What is written meanwhile is not seen: all of it is read at the revision of the beginning, which is pinned.
         """
-        plan = finish(plan_txn(self, request))  # comparisons look at one state
         revision = self.revision
         self.pin(revision)
         try:
+            plan = yield from plan_txn(self, request, revision)
             return self.header.field(revision) + (yield from execute(self, plan, at=revision))
         finally:
             self.unpin(revision)
@@ -269,7 +269,7 @@ class MvccStore:
 
         Where nobody waits for the reply its reads need not be done. Nothing else may write meanwhile.
         """
-        plan = yield from plan_txn(self, request)
+        plan = yield from plan_txn(self, request, self.revision)
         return self._publish((yield from execute(self, plan, want_reply=want_reply)))
 
     # -- compaction ------------------------------------------------------------------------------------------------

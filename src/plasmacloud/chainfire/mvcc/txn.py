@@ -48,10 +48,13 @@ class Plan(NamedTuple):
     operations: list[Operation | None]
 
 
-def plan_txn(store: "MvccStore", request: TxnRequest) -> Work[Plan]:
-    """Decide all comparisons and check the selected operations. Raises `RpcRefusal`."""
+def plan_txn(store: "MvccStore", request: TxnRequest, at: int) -> Work[Plan]:
+    """Decide all comparisons, which look at the state ``at`` this revision, and check the selected operations.
+
+    It is the present one, or pinned. Raises `RpcRefusal`.
+    """
     operations: list[Operation] = []
-    plan = yield from _decide(store, request, operations)
+    plan = yield from _decide(store, request, at, operations)
     deletes = False
     for kind, operation in operations:
         if kind == _PUT:
@@ -62,20 +65,20 @@ def plan_txn(store: "MvccStore", request: TxnRequest) -> Work[Plan]:
         yield len(operations)
     for kind, operation in operations:
         if kind == _RANGE:
-            _check_range(store, operation)
+            _check_range(store, operation, at)
     if deletes:
         yield from _check_vanishing(operations)
     return plan
 
 
-def _decide(store: "MvccStore", request: TxnRequest, selected: list[Operation]) -> Work[Plan]:
+def _decide(store: "MvccStore", request: TxnRequest, at: int, selected: list[Operation]) -> Work[Plan]:
     """Choose branches; all operations in them, also those of nested transactions, are added to ``selected``."""
     succeeded = True
     for comparison in request.compare:
         if comparison.range_end:
-            succeeded = yield from _holds_for_all(store, comparison)
+            succeeded = yield from _holds_for_all(store, comparison, at)
         else:
-            succeeded = _holds(store, comparison)
+            succeeded = _holds(store, comparison, at)
         if not succeeded:
             break
     branch = request.success if succeeded else request.failure
@@ -85,7 +88,7 @@ def _decide(store: "MvccStore", request: TxnRequest, selected: list[Operation]) 
         if kind == _TXN:
             nested = op.request_txn
             yield _FEW + len(nested.compare)
-            operations.append((kind, (yield from _decide(store, nested, selected))))
+            operations.append((kind, (yield from _decide(store, nested, at, selected))))
         elif kind is None:
             operations.append(None)
         else:
@@ -97,23 +100,23 @@ def _decide(store: "MvccStore", request: TxnRequest, selected: list[Operation]) 
     return Plan(succeeded, operations)
 
 
-def _holds(store: "MvccStore", comparison: Compare) -> bool:
+def _holds(store: "MvccStore", comparison: Compare, at: int) -> bool:
     """Whether a comparison with one key holds."""
-    identity = store.seen(comparison.key)
+    identity = store.seen(comparison.key, at)
     if identity is None:
         return _holds_for_nothing(comparison)
     return _compare(comparison, kv_pb2.KeyValue.FromString(store.records.get(identity)))
 
 
-def _holds_for_all(store: "MvccStore", comparison: Compare) -> Work[bool]:
+def _holds_for_all(store: "MvccStore", comparison: Compare, at: int) -> Work[bool]:
     """Whether a comparison holds for every key of a range."""
     end = range_end(comparison.range_end)
     assert end is not None
     parse = kv_pb2.KeyValue.FromString
     after: bytes | None = None
     empty = True
-    while keys := store.seen_keys(comparison.key, end, after):
-        ids = [identity for identity in map(store.seen, keys) if identity is not None]
+    while keys := store.seen_keys(comparison.key, end, after, at):
+        ids = [identity for key in keys if (identity := store.seen(key, at)) is not None]
         empty = empty and not ids
         if not all(_compare(comparison, parse(record)) for record in store.records.get_many(ids)):
             return False
@@ -165,11 +168,11 @@ def _check_put(store: "MvccStore", put: PutRequest) -> None:
         raise LEASE_NOT_FOUND()
 
 
-def _check_range(store: "MvccStore", request: RangeRequest) -> None:
+def _check_range(store: "MvccStore", request: RangeRequest, at: int) -> None:
     revision = request.revision
     if not revision:
         return
-    if revision > store.revision:
+    if revision > at:
         raise FUTURE_REVISION()
     if revision < store.compact_revision:
         raise COMPACTED()
