@@ -175,6 +175,7 @@ class EchoService:
         self.started = 0
         table = self.table
         table.unary("/test.Echo/Unary", lambda call, body: call.reply(body))
+        table.unary("/test.Echo/Zeros", lambda call, body: call.reply(bytes(int(body))))
         table.unary("/test.Echo/Keep", self.keep)
         table.unary("/test.Echo/Fail", self.fail)
         table.unary("/test.Echo/Crash", self.crash)

@@ -167,10 +167,10 @@ def test_a_reader_of_nothing_is_refused_new_calls_then_closed() -> None:
     async def test(wire: Wire, service: EchoService) -> None:
         acknowledged(wire)
         wire.send(frames.settings_frame([(4, 0)]))  # no window for any answer
-        wire.send(request(1, UNARY, bytes(8000)))
-        wire.send(request(3, UNARY, bytes(4000)))
-        refused = Frame(frames.RST_STREAM, 0, 5, int(ErrorCode.REFUSED_STREAM).to_bytes(4, "big"))
-        assert wire.send(request(5, UNARY, b"")) == [refused]
+        for stream in (1, 3, 5):
+            wire.send(request(stream, UNARY, bytes(8000)))
+        refused = Frame(frames.RST_STREAM, 0, 7, int(ErrorCode.REFUSED_STREAM).to_bytes(4, "big"))
+        assert wire.send(request(7, UNARY, b"")) == [refused]
         assert wire.server.counters.refused == 1
         now = wire.connection.received_s
         wire.connection.check(now)
@@ -191,6 +191,31 @@ def test_answers_that_nobody_reads_do_not_pile_up() -> None:
         assert service.kept[-1].congested
         assert goaway_code(await wire.settle()) is ErrorCode.ENHANCE_YOUR_CALM
         assert wire.connection.queued_bytes == 0
+
+    on_wire(test, Limits(max_queued_bytes=10_000))
+
+
+def test_one_answer_may_be_as_large_as_it_is() -> None:
+    """A client that lists everything is not to blame for how much that is."""
+
+    async def test(wire: Wire, service: EchoService) -> None:
+        acknowledged(wire)
+        wire.send(frames.settings_frame([(4, 0)]))
+        wire.send(request(1, "/test.Echo/Keep", b""), request(3, "/test.Echo/Keep", b""))
+        service.kept[0].reply(bytes(10_000_000))
+        assert not service.kept[1].congested
+        service.kept[1].reply(bytes(9000))
+        wire.send(request(5, UNARY, b""))
+        assert 5 in wire.connection.streams, "calls go on beside it"
+        await wire.settle()
+        assert wire.connection.state is S.OPEN
+        assert wire.connection.queued_bytes > 10_000_000
+        read = 0
+        while wire.connection.queued_bytes:
+            updates = [frames.window_update_frame(stream, 1_000_000) for stream in (0, *wire.connection.streams)]
+            found = wire.send(*updates) + await wire.settle()
+            read += sum(len(f.payload) for f in found if f.kind == frames.DATA and f.stream == 1)
+        assert read == 10_000_005
 
     on_wire(test, Limits(max_queued_bytes=10_000))
 
@@ -219,7 +244,7 @@ def test_one_connection_that_fails_to_be_looked_at_does_not_end_the_patience_wit
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     class Odd:
-        requests = bytes_received = bytes_sent = 0
+        requests = bytes_received = bytes_sent = held_bytes = 0
         streams = ()
         looks = 0
         aborted = False

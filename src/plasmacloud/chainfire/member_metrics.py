@@ -105,6 +105,7 @@ class MemberMetrics:
         yield _count("plasma_rpc_refused", "Calls refused before they began", totals.refused)
         yield _count("plasma_rpc_shed", "Calls refused because of load, their bodies unseen", totals.shed)
         yield _count("plasma_rpc_put_off", "Times that a connection had to wait for its turn", totals.put_off)
+        yield _count("plasma_rpc_relieved", "Connections closed because all together held too much", totals.relieved)
         yield _count("plasma_rpc_connections_accepted", "Connections of clients so far", totals.connections)
         yield _count("plasma_rpc_connections_refused", "Connections above the limit", totals.connections_refused)
         yield _gauge("plasma_rpc_connections", "Connections of clients now", open_now)

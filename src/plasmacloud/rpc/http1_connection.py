@@ -275,6 +275,15 @@ class Http1Connection(asyncio.Protocol):
         elif now_s - self._waits_since_s >= self._limits.http1_idle_timeout_s:
             self._transport.close()
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory that the request of this client, and the answer to it, take up."""
+        return len(self._body) + len(self._wire.trailing_data[0]) + self._transport.get_write_buffer_size()
+
+    def relieve(self, reason: str) -> None:
+        """Close, and let go of what is held."""
+        self.abort()
+
     def drain(self) -> None:
         """Finish the request under way and close."""
         self._leaving = True

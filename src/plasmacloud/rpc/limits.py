@@ -7,7 +7,7 @@ MIB = 1024 * KIB
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of one HTTP/2 connection, used by both the server and the client side."""
+    """Bounds of one HTTP/2 connection, unless one says otherwise; used by both the server and the client side."""
 
     max_recv_bytes: int = 2 * MIB
     """Largest message accepted, after decompression: etcd's request limit (1.5 MiB) plus its slack."""
@@ -19,8 +19,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_buffered_bytes: int = 64 * MIB
     """Total of all partly received and unread messages of one connection; the call that passes it is refused."""
     max_queued_bytes: int = 32 * MIB
-    """Answers that wait for the client's windows: above it new calls are refused, above twice of it the connection is
-    closed. Both are the client's doing: it asks for more than it reads."""
+    """Answers that wait for the client's windows, without the largest: one may be as large as it is. Above it new calls
+    are refused, above twice of it the connection is closed. Both are the client's doing: it asks for more than it
+    reads."""
+    max_held_bytes: int = 2048 * MIB
+    """Unfinished messages and unread answers of *all* connections of a server: above it those that hold the most are
+    closed. It is looked at every second, more often from half of it on."""
     send_buffer_bytes: int = 64 * KIB
     """A streaming ``send`` waits while more than this is queued on its stream."""
     write_buffer_bytes: int = 1 * MIB

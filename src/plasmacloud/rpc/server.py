@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from functools import partial
+from operator import itemgetter
 from typing import Any, Protocol
 
 import msgspec
@@ -25,6 +26,7 @@ log = get_logger("rpc")
 
 _BACKLOG = 1024
 _LOOK_EVERY_S = 1.0
+_LOOK_CLOSELY_EVERY_S = 0.1
 
 
 class Served(Protocol):
@@ -37,6 +39,13 @@ class Served(Protocol):
 
     def check(self, now_s: float) -> None:
         """Lose patience with a peer that does not get on."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that unfinished messages and unread answers take up."""
+
+    def relieve(self, reason: str) -> None:
+        """Close, because too much is held."""
 
     def drain(self) -> None:
         """Finish what is under way, take nothing new, close."""
@@ -57,6 +66,8 @@ class Counters(msgspec.Struct):
     """Calls refused with REFUSED_STREAM: overload, or too many unread answers."""
     shed: int = 0
     """Calls refused with RESOURCE_EXHAUSTED because of load, their bodies unseen."""
+    relieved: int = 0
+    """Connections closed because all of them together held too much memory, and these the most."""
     put_off: int = 0
     """How often a connection had more than its share of a turn (`turns`)."""
 
@@ -79,6 +90,8 @@ class Server:
         self.closing = False
         self.overloaded = False
         """While set, new calls are refused with REFUSED_STREAM: clients know they were not executed."""
+        self.held_bytes = 0
+        """What all connections together held when they were looked at last; see `Limits.max_held_bytes`."""
         self.connections: set[Served] = set()
         self.wheel: DeadlineWheel
         self.turns: Turns
@@ -154,7 +167,8 @@ class Server:
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        self._looking = loop.call_later(_LOOK_EVERY_S, self._look)
+        closely = self.held_bytes > self.limits.max_held_bytes // 2
+        self._looking = loop.call_later(_LOOK_CLOSELY_EVERY_S if closely else _LOOK_EVERY_S, self._look)
         now_s = loop.time()
         for connection in list(self.connections):
             try:
@@ -162,6 +176,23 @@ class Server:
             except Exception:  # else one connection would end the patience with all others
                 log.error("connection could not be looked at", exc_info=True)
                 connection.abort()
+        self._relieve()
+
+    def _relieve(self) -> None:
+        """Close the connections that hold the most memory, while all together hold too much."""
+        held = [(connection.held_bytes, connection) for connection in self.connections]
+        self.held_bytes = sum([size for size, _ in held])
+        excess = self.held_bytes - self.limits.max_held_bytes
+        if excess <= 0:
+            return
+        for size, connection in sorted(held, key=itemgetter(0), reverse=True):
+            self.counters.relieved += 1
+            reason = f"all clients together hold {self.held_bytes} bytes of memory, this one the most of them: {size}"
+            log.warning("connection closed, too much memory is held", bytes=size, all_bytes=self.held_bytes)
+            connection.relieve(reason)
+            excess -= size
+            if excess <= 0:
+                break
 
     def totals(self) -> Counters:
         """The counts of all connections so far, living ones included."""

@@ -323,7 +323,7 @@ class ServerConnection(Connection):
             self.reset(stream_id, ErrorCode.REFUSED_STREAM)
             self._control.spend()
             return
-        if self.server.overloaded or self.queued_bytes > self.limits.max_queued_bytes:
+        if self.server.overloaded or self.is_congested:
             self.server.counters.refused += 1
             self.reset(stream_id, ErrorCode.REFUSED_STREAM)
             return
@@ -412,9 +412,20 @@ class ServerConnection(Connection):
             self._settle_drain()
 
     def on_queued(self) -> None:
-        if self.queued_bytes > 2 * self.limits.max_queued_bytes and not self.failed:
+        most = 2 * self.limits.max_queued_bytes
+        if self.queued_bytes > most and not self.failed and self._backlog_bytes() > most:
             reason = f"{self.queued_bytes} bytes of answers are not read"
             self.loop.call_soon(self.fail, ErrorCode.ENHANCE_YOUR_CALM, reason)
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether the client reads less than it asks for: another large answer would only wait in memory."""
+        most = self.limits.max_queued_bytes
+        return self.queued_bytes > most and self._backlog_bytes() > most
+
+    def _backlog_bytes(self) -> int:
+        """What waits to be sent, without the largest answer."""
+        return self.queued_bytes - max([stream.queued_bytes for stream in self.streams.values()], default=0)
 
     def on_peer_reset(self) -> None:
         self._resets.spend()
@@ -481,6 +492,21 @@ class ServerConnection(Connection):
         elif overdue is not None:
             code = ErrorCode.SETTINGS_TIMEOUT if overdue is Overdue.SETTINGS else ErrorCode.ENHANCE_YOUR_CALM
             self.fail(code, overdue.value)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that messages of this client, and answers to it, take up."""
+        unsent = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        if self.failed:
+            return unsent
+        return len(self._partial) + self.buffered_bytes + self.queued_bytes + unsent
+
+    def relieve(self, reason: str) -> None:
+        """Close, and let go of what is held. It is told why where it may still hear that."""
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.abort()
+        else:
+            self.fail(ErrorCode.ENHANCE_YOUR_CALM, reason)
 
     def on_close(self, reason: str) -> None:
         if self._handshake is not None:

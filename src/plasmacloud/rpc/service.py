@@ -130,8 +130,7 @@ class UnaryCall(Stream):
     @property
     def congested(self) -> bool:
         """The client reads less than it asks for: a large answer would only wait in memory."""
-        connection = self.connection
-        return connection.queued_bytes > connection.limits.max_queued_bytes
+        return self._server_side.is_congested
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Run the handler's coroutine in a task, which is cancelled with the call."""
