@@ -8,6 +8,7 @@ from dict_store import new_machine
 
 from plasmacloud.chainfire.long_reads import ADVANCING, BUDGET_S, MAX_WAITING, LongReads, query_work
 from plasmacloud.chainfire.mvcc.range_query import RangeQuery
+from plasmacloud.chainfire.mvcc.records import Records
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION, RpcRefusal
 from plasmacloud.chainfire.mvcc.slices import Work, finish
 from plasmacloud.chainfire.mvcc.store import MvccStore
@@ -57,6 +58,9 @@ class Call:
 
     def reply(self, body: bytes) -> None:
         self.done, self.body = True, body
+
+    def reply_in_pieces(self, pieces: list[bytes]) -> None:
+        self.reply(b"".join(pieces))
 
     def fail(self, code: StatusCode, message: str) -> None:
         self.done, self.failure = True, (code, message)
@@ -169,6 +173,35 @@ def test_no_more_than_so_many_wait() -> None:
     assert rig.closed == [-1]
 
 
+# Large records
+
+
+@pytest.mark.parametrize("keys_only", [False, True])
+def test_of_large_records_few_are_read_at_a_time(keys_only: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = new_machine().store
+    for number in range(100):
+        store.put(PutRequest(key=b"k%05d" % number, value=bytes(100_000)))
+    read = [0]
+    get_many = Records.get_many
+
+    def counted(records: Records, ids: list[bytes]) -> list[bytes]:
+        read[0] += len(ids)
+        return get_many(records, ids)
+
+    monkeypatch.setattr(Records, "get_many", counted)
+    query = store.open_range(everything(keys_only=keys_only))
+    most = 0
+    while not query.step():
+        most, read[0] = max(most, read[0]), 0
+    assert most == 16
+    assert RangeResponse.FromString(query.body()).count == 100
+    comparing = store.read_txn_work(TxnRequest(compare=[newer_than(0, Compare.GREATER)]))
+    read[0] = most = 0
+    for _ in comparing:
+        most, read[0] = max(most, read[0]), 0
+    assert most == 16
+
+
 # One state
 
 
@@ -276,7 +309,7 @@ def test_a_query_as_work_lets_go_of_its_revision(store: MvccStore, slices: int |
     work = query_work(query)
     assert store._pins
     if slices is None:
-        assert RangeResponse.FromString(finish(work)).count == KEYS
+        assert RangeResponse.FromString(b"".join(finish(work))).count == KEYS
     else:
         for _ in range(slices):
             next(work)

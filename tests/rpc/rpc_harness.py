@@ -176,6 +176,7 @@ class EchoService:
         table = self.table
         table.unary("/test.Echo/Unary", lambda call, body: call.reply(body))
         table.unary("/test.Echo/Zeros", lambda call, body: call.reply(bytes(int(body))))
+        table.unary("/test.Echo/Pieces", lambda call, body: call.reply_in_pieces([bytes(10_000)] * int(body)))
         table.unary("/test.Echo/Keep", self.keep)
         table.unary("/test.Echo/Fail", self.fail)
         table.unary("/test.Echo/Crash", self.crash)

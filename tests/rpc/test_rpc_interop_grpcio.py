@@ -76,25 +76,27 @@ def test_the_sync_client_from_many_threads() -> None:
     run(main())
 
 
-def test_an_answer_that_is_much_larger_than_what_may_wait() -> None:
+@pytest.mark.parametrize(("method", "units", "unit"), [("Zeros", 150_000_000, 1), ("Pieces", 15_000, 10_000)])
+def test_an_answer_that_is_much_larger_than_what_may_wait(method: str, units: int, unit: int) -> None:
     """All keys of a large store are one message. Other calls on the same connection go on beside it."""
-    size = 150_000_000
+    path, order, size = f"/test.Echo/{method}", b"%d" % units, units * unit
 
     def session(port: int) -> None:
         options = [("grpc.max_receive_message_length", -1)]
         with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
-            large = channel.unary_unary("/test.Echo/Zeros").future(b"%d" % size, timeout=30)
+            large = channel.unary_unary(path).future(order, timeout=30, compression=grpc.Compression.Gzip)
             small = channel.unary_unary("/test.Echo/Unary")
             while not large.done():
                 assert small(b"beside it", timeout=30) == b"beside it"
             assert len(large.result()) == size
+            assert len(channel.unary_unary("/test.Echo/Pieces")(b"3", timeout=30)) == 30_000
 
     async def main() -> None:
         async with serving(EchoService().table) as (server, _, port):
             assert size > 4 * server.limits.max_queued_bytes
             await asyncio.to_thread(session, port)
             channel = Channel("127.0.0.1", port)
-            assert len(await channel.unary("/test.Echo/Zeros", b"%d" % size, timeout=30)) == size
+            assert len(await channel.unary(path, order, timeout=30)) == size
             await channel.close()
 
     run(main(), seconds=90)

@@ -20,22 +20,25 @@ BUDGET_S = 0.005
 ADVANCING = 8
 MAX_WAITING = 1024
 
+LongRead = Work[bytes] | Work[list[bytes]]
+"""Its result is the body of the answer, or its pieces where that may be large."""
+
 log = get_logger("chainfire")
 
 
-def query_work(query: RangeQuery) -> Work[bytes]:
-    """A query that was begun, as work in slices. Closing the work closes the query."""
+def query_work(query: RangeQuery) -> Work[list[bytes]]:
+    """A query that was begun, as work in slices. Closing the work closes the query. The result is in pieces."""
     work = _steps(query)
     next(work)  # a generator that has not started closes without a word
     return work
 
 
-def _steps(query: RangeQuery) -> Work[bytes]:
+def _steps(query: RangeQuery) -> Work[list[bytes]]:
     try:
         yield 0
         while not query.step():
             yield SLICE_KEYS
-        return query.body()
+        return query.pieces()
     finally:
         query.close()
 
@@ -45,13 +48,13 @@ class LongReads:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._reads: deque[tuple[Call, Work[bytes]]] = deque()  # the oldest first
+        self._reads: deque[tuple[Call, LongRead]] = deque()  # the oldest first
         self._scheduled = False
 
     def __len__(self) -> int:
         return len(self._reads)
 
-    def add(self, call: Call, work: Work[bytes]) -> None:
+    def add(self, call: Call, work: LongRead) -> None:
         """Do the work, which has started, a slice at a time, and answer the call with its result."""
         if len(self._reads) >= MAX_WAITING:
             work.close()
@@ -71,7 +74,7 @@ class LongReads:
         self._scheduled = False
         reads = self._reads
         until = self._loop.time() + BUDGET_S
-        advanced: list[tuple[Call, Work[bytes]]] = []
+        advanced: list[tuple[Call, LongRead]] = []
         for _ in range(min(ADVANCING, len(reads))):
             call, work = reads.popleft()
             if not self._advance(call, work):
@@ -83,7 +86,7 @@ class LongReads:
         if reads:
             self._schedule()
 
-    def _advance(self, call: Call, work: Work[bytes]) -> bool:
+    def _advance(self, call: Call, work: LongRead) -> bool:
         """Whether the read is over."""
         if call.done:
             work.close()
@@ -94,7 +97,7 @@ class LongReads:
                 left -= next(work)
         except StopIteration as done:
             call.on_cancel = None
-            call.reply(done.value)
+            (call.reply if isinstance(done.value, bytes) else call.reply_in_pieces)(done.value)
         except RpcRefusal as refusal:
             call.on_cancel = None
             call.fail(refusal.code, refusal.message)

@@ -21,6 +21,10 @@ ACCEPTED: Final = b"identity,deflate,gzip"
 
 _WBITS: Final = {b"gzip": 31, b"deflate": 15}  # "deflate" is the zlib format (RFC 1950), as everywhere in HTTP
 _WORTH_COMPRESSING: Final = 1024  # bytes
+MAX_COMPRESSED_BYTES: Final = 256 * 1024
+"""Larger messages are sent as they are: to compress them would keep the event loop for more than a few milliseconds."""
+MAX_MESSAGE_BYTES: Final = 2**31 - 1
+"""What clients can be told to take; a prefix has room for twice as much."""
 
 _TIMEOUT_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _MAX_TIMEOUT_DIGITS: Final = 8
@@ -31,7 +35,7 @@ _RESERVED: Final = frozenset(
 
 def encode_message(body: bytes, encoding: bytes | None = None) -> bytes:
     """One message with its prefix, compressed if an encoding was agreed on and the message is worth it."""
-    if encoding is not None and len(body) >= _WORTH_COMPRESSING:
+    if encoding is not None and _WORTH_COMPRESSING <= len(body) <= MAX_COMPRESSED_BYTES:
         deflater = zlib.compressobj(1, wbits=_WBITS[encoding])
         packed = deflater.compress(body) + deflater.flush()
         if len(packed) < len(body):

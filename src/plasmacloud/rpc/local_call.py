@@ -33,6 +33,10 @@ class LocalCall:
         if not self.outcome.done():
             self.outcome.set_result(body)
 
+    def reply_in_pieces(self, pieces: list[bytes]) -> None:
+        """`reply` with a message that is not put together yet."""
+        self.reply(b"".join(pieces))
+
     def fail(self, code: StatusCode, message: str, metadata: Metadata = ()) -> None:
         """Answer with another status. Ignored if the call is already done."""
         if not self.outcome.done():

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 from plasmacloud.base.logging import get_logger
 from plasmacloud.rpc.deadlines import Bucket
 from plasmacloud.rpc.exchange import Inbound, MessageStream
-from plasmacloud.rpc.grpc_framing import PREFIX, PREFIX_BYTES, encode_message, encode_metadata
+from plasmacloud.rpc.grpc_framing import (
+    MAX_COMPRESSED_BYTES,
+    MAX_MESSAGE_BYTES,
+    PREFIX,
+    PREFIX_BYTES,
+    encode_message,
+    encode_metadata,
+)
 from plasmacloud.rpc.h2.frames import DEFAULT_MAX_FRAME_BYTES, END_STREAM
 from plasmacloud.rpc.h2.headers import Field, encode_fields
 from plasmacloud.rpc.h2.stream import CLOSED, HALF_CLOSED_REMOTE, OPEN, Stream, StreamEvent
@@ -175,6 +182,20 @@ class UnaryCall(Stream):
         connection.send_headers(self, self.head.response_block)
         connection.send_data(self, encode_message(body, self.head.answer_encoding))
         self._end(trailers_block(StatusCode.OK, "", trailers))
+
+    def reply_in_pieces(self, pieces: list[bytes]) -> None:
+        """`reply` with a message that is not put together: that would take as long as the message is large."""
+        size = sum(map(len, pieces))
+        if size <= MAX_COMPRESSED_BYTES:
+            self.reply(b"".join(pieces))
+        elif size > MAX_MESSAGE_BYTES:
+            self.fail(StatusCode.RESOURCE_EXHAUSTED, f"the answer has {size} bytes, ask for a part of it")
+        elif not self.done:
+            self._settle()
+            connection = self.connection
+            connection.send_headers(self, self.head.response_block)
+            connection.send_pieces(self, [PREFIX.pack(0, size), *pieces], PREFIX_BYTES + size)
+            self._end(trailers_block(StatusCode.OK, "", ()))
 
     def fail(self, code: StatusCode, message: str, metadata: Metadata = ()) -> None:
         """Answer with a status other than OK. Ignored if the call is already done."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from plasmacloud.chainfire.mvcc.encoding import join_kvs, varint, without_value
 from plasmacloud.chainfire.mvcc.key_index import bound, take
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION
+from plasmacloud.chainfire.mvcc.slices import CHUNK_KEYS, CHUNK_RECORDS
 from plasmacloud.rpc.proto import kv_pb2
 from plasmacloud.rpc.proto.rpc_pb2 import RangeRequest
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from plasmacloud.chainfire.mvcc.store import MvccStore
 
 SLICE_KEYS = 1000  # about 2 ms of work
-_CHUNK_KEYS = 128
+_CHUNK_BYTES = 128 * 1024
 _RUN_ITEMS = 4096  # what is sorted in one go
 _KEY_BYTES = 1024  # a record longer than this counts as several keys of the budget
 
@@ -75,9 +76,9 @@ class RangeQuery:
     """One Range in progress. Call `step` until it returns True, then take `body`; `close` it when abandoned."""
 
     __slots__ = (
-        "_after", "_blobs", "_count", "_current", "_descending", "_end", "_field", "_filter", "_keys_only", "_left",
-        "_limit", "_matched", "_merged", "_pending", "_phase", "_pinned", "_revision", "_runs", "_start", "_store",
-        "_whole_walk",
+        "_after", "_blobs", "_chunk", "_count", "_current", "_descending", "_end", "_field", "_filter", "_keys_only",
+        "_left", "_limit", "_matched", "_merged", "_pending", "_phase", "_pinned", "_revision", "_runs", "_start",
+        "_store", "_whole_walk",
     )  # fmt: skip
 
     def __init__(self, store: "MvccStore", request: RangeRequest, current: int) -> None:
@@ -105,6 +106,7 @@ class RangeQuery:
         self._descending = order == _DESCEND
         self._field = None if by_key else _FIELDS[target]
         self._after: bytes | None = None
+        self._chunk = CHUNK_RECORDS  # nothing is known yet of how large they are
         self._count = self._matched = 0
         self._blobs: list[bytes] = []
         self._runs: list[list[_Item]] = []
@@ -171,15 +173,19 @@ class RangeQuery:
 
     def body(self, *, inside_txn: bool = False) -> bytes:
         """The serialized RangeResponse."""
+        return b"".join(self.pieces(inside_txn=inside_txn))
+
+    def pieces(self, *, inside_txn: bool = False) -> list[bytes]:
+        """The same, in pieces of a few kilobytes. Call one of the two, once."""
         assert self._phase is _Phase.DONE
-        header = self._store.header_field(self._current, inside_txn)
-        blobs = self._blobs
+        pieces = [self._store.header_field(self._current, inside_txn), *self._blobs]
+        self._blobs = []
         matched = self._count if self._filter is None else self._matched
         if self._limit and matched > self._limit:
-            blobs.append(b"\x18\x01")
+            pieces.append(b"\x18\x01")
         if self._count:
-            blobs.append(b"\x20" + varint(self._count))
-        return header + b"".join(blobs)
+            pieces.append(b"\x20" + varint(self._count))
+        return pieces
 
     def _single(self) -> None:
         store = self._store
@@ -196,7 +202,7 @@ class RangeQuery:
     def _walk(self, end: bytes, budget: int) -> int:
         store = self._store
         index = store.index
-        wanted = min(_CHUNK_KEYS, budget)
+        wanted = min(self._chunk, budget)
         if self._left >= 0 and self._filter is None and not self._whole_walk:
             wanted = min(wanted, self._left)
         if self._revision >= store.tip:
@@ -229,6 +235,7 @@ class RangeQuery:
         """Add what the records with these ids contribute; return the cost of long records in keys."""
         field, keep = self._field, self._filter
         if self._has_enough:
+            self._chunk = CHUNK_KEYS
             return 0
         if keep is None and self._left >= 0:
             ids = ids[: self._left]
@@ -236,6 +243,7 @@ class RangeQuery:
         if keep is None and field is None:
             return self._emit(self._store.records.get_many(ids)) if ids else 0
         records = self._store.records.get_many(ids)
+        cost = len(ids) + self._weigh(len(records), sum(map(len, records)))
         parsed = list(map(kv_pb2.KeyValue.FromString, records))
         if keep is not None:
             kept = [keep(kv) for kv in parsed]
@@ -246,9 +254,9 @@ class RangeQuery:
             if self._left >= 0:  # there is a filter, so nothing was cut above
                 records = records[: self._left]
                 self._left -= len(records)
-            return len(ids) + self._emit(records)
+            return cost + self._emit(records)
         self._collect([(field(kv), record) for kv, record in zip(parsed, records, strict=True)])
-        return 2 * len(ids)
+        return cost + len(ids)
 
     def _collect(self, items: list[_Item]) -> None:
         """Add to the last run; sort it when it is full. With a limit only the best so far are kept."""
@@ -279,7 +287,7 @@ class RangeQuery:
 
     def _merge(self, budget: int) -> int:
         assert self._merged is not None
-        wanted = min(_CHUNK_KEYS, budget)
+        wanted = min(self._chunk, budget)
         records = [record for _, record in islice(self._merged, wanted)]
         if len(records) < wanted:
             self._phase = _Phase.DONE
@@ -288,10 +296,18 @@ class RangeQuery:
 
     def _emit(self, records: list[bytes]) -> int:
         if self._keys_only:
+            size = sum(map(len, records))
             records = list(map(without_value, records))
         blob = join_kvs(records)
         self._blobs.append(blob)
-        return len(blob) // _KEY_BYTES
+        return self._weigh(len(records), size if self._keys_only else len(blob))
+
+    def _weigh(self, records: int, size: int) -> int:
+        """Records of together ``size`` bytes were read: their cost in keys. From now on as many are read at a time as
+        are likely to have a moderate size."""
+        if size:
+            self._chunk = max(1, min(CHUNK_KEYS, _CHUNK_BYTES * records // size))
+        return size // _KEY_BYTES
 
 
 def _drain(run: list[_Item]) -> Iterator[_Item]:

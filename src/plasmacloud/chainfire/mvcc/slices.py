@@ -16,6 +16,8 @@ SLICE_KEYS = 1000
 """Enough for now: a few milliseconds."""
 CHUNK_KEYS = 128
 """So much at most, roughly, is done between two yields."""
+CHUNK_RECORDS = 16
+"""The same where records are read: each may be a megabyte."""
 
 
 def finish(work: Work[T]) -> T:

@@ -27,7 +27,7 @@ from plasmacloud.chainfire.mvcc.key_index import KeyIndex, bound, take
 from plasmacloud.chainfire.mvcc.range_query import RangeQuery, is_plain_range, range_end
 from plasmacloud.chainfire.mvcc.records import RECORD_ID, RECORD_ID_BYTES, Records, RecordStore
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND
-from plasmacloud.chainfire.mvcc.slices import CHUNK_KEYS, Work, finish
+from plasmacloud.chainfire.mvcc.slices import CHUNK_KEYS, CHUNK_RECORDS, Work, finish
 from plasmacloud.chainfire.mvcc.txn import execute, plan_txn
 from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
 
@@ -234,7 +234,8 @@ class MvccStore:
 
     def delete_part(self, request: rpc_pb2.DeleteRangeRequest) -> Work[bytes]:
         """Delete as (a part of) the running transaction, for the reply behind its header."""
-        index, chunk = self.index, self.chunk_keys
+        index = self.index
+        chunk = min(self.chunk_keys, CHUNK_RECORDS) if request.prev_kv else self.chunk_keys
         deleted, main = 0, self.revision + 1
         end = range_end(request.range_end)
         if end is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from plasmacloud.chainfire.mvcc.encoding import bare_header, varint
 from plasmacloud.chainfire.mvcc.range_query import RangeQuery, range_end
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND
-from plasmacloud.chainfire.mvcc.slices import Work
+from plasmacloud.chainfire.mvcc.slices import CHUNK_RECORDS, Work
 from plasmacloud.rpc.proto import kv_pb2
 from plasmacloud.rpc.proto.rpc_pb2 import Compare, PutRequest, RangeRequest, TxnRequest
 
@@ -33,7 +33,7 @@ _EQUAL, _NOT_EQUAL, _GREATER, _LESS = (
     int(result) for result in (Compare.EQUAL, Compare.NOT_EQUAL, Compare.GREATER, Compare.LESS)
 )
 _FEW = 8  # so many operations are not worth a look at the budget
-_KEY_BYTES = 128  # of a range's reply count as a key
+_KEY_BYTES = 128  # of a range's reply, or of records that are compared, count as a key
 _CHECKS = 32  # of one key against a range count as a key
 
 
@@ -118,8 +118,11 @@ def _holds_for_all(store: "MvccStore", comparison: Compare, at: int) -> Work[boo
     while keys := store.seen_keys(comparison.key, end, after, at):
         ids = [identity for key in keys if (identity := store.seen(key, at)) is not None]
         empty = empty and not ids
-        if not all(_compare(comparison, parse(record)) for record in store.records.get_many(ids)):
-            return False
+        for start in range(0, len(ids), CHUNK_RECORDS):
+            records = store.records.get_many(ids[start : start + CHUNK_RECORDS])
+            if not all(_compare(comparison, parse(record)) for record in records):
+                return False
+            yield len(records) + sum(map(len, records)) // _KEY_BYTES
         if len(keys) < store.chunk_keys:
             break
         yield len(keys)

@@ -99,9 +99,13 @@ class Outbound(asyncio.Protocol):
             self.frames_sent += 1
             self.write(payload)
             return
+        self.send_pieces(stream, [payload], size)
+
+    def send_pieces(self, stream: Stream, pieces: list[bytes], size: int) -> None:
+        """Send ``pieces``, together ``size`` bytes, as DATA when the windows allow it."""
         if stream.queue is None:
             stream.queue = deque()
-        stream.queue.append(payload)
+        stream.queue.extend(pieces)
         stream.queued_bytes += size
         self.queued_bytes += size
         self._enqueue(stream)
