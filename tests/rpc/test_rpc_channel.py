@@ -85,6 +85,22 @@ def test_large_messages_and_the_limit() -> None:
     with_channel(test)
 
 
+def test_an_answer_that_the_client_does_not_take_is_an_answer() -> None:
+    """Whoever took it for a lost one would ask again and again."""
+
+    async def main() -> None:
+        async with serving(EchoService().table) as (_, host, port):
+            channel = Channel(host, port, limits=Limits(max_recv_bytes=100_000))
+            for path, order in (("/test.Echo/Zeros", b"100001"), ("/test.Echo/Pieces", b"50")):
+                error = await error_of(channel.unary(path, order, timeout=10))
+                assert (error.code, error.executed) == (StatusCode.RESOURCE_EXHAUSTED, Execution.ANSWERED)
+                assert "exceeds the limit of 100000 bytes" in error.message
+            assert await channel.unary(UNARY, b"still fine", timeout=5) == b"still fine"
+            await channel.close()
+
+    run(main())
+
+
 def test_streaming_calls() -> None:
     async def test(channel: Channel, service: EchoService, server: Server) -> None:
         async with channel.stream("/test.Echo/Server", timeout=5) as call:

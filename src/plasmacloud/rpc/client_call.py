@@ -87,6 +87,11 @@ def _reset_error(code: int) -> RpcError:
     )
 
 
+def _known_of(error: RpcError) -> Execution:
+    """What an answer that breaks a limit or a rule says. One that is too large would be the same if asked for again."""
+    return Execution.ANSWERED if error.code is StatusCode.RESOURCE_EXHAUSTED else Execution.UNKNOWN
+
+
 class ClientUnary(Stream):
     """A unary call under way; ``future`` gets the reply or an RpcError."""
 
@@ -154,7 +159,7 @@ class ClientUnary(Stream):
                     raise RpcError(StatusCode.INTERNAL, "more than one message answers a unary call")
                 self._body = message
         except RpcError as error:
-            error.executed = Execution.UNKNOWN
+            error.executed = _known_of(error)
             self.connection.send_reset(self, ErrorCode.CANCEL)
             self._finish(error)
             return
@@ -251,7 +256,7 @@ class ClientStreaming(MessageStream):
         try:
             self.deliver(data[start:stop], frame_bytes, self._encoding)
         except RpcError as error:
-            error.executed = Execution.UNKNOWN
+            error.executed = _known_of(error)
             self.connection.send_reset(self, ErrorCode.CANCEL)
             self._finish(error)
             return

@@ -76,6 +76,6 @@ class ChannelOptions(msgspec.Struct, frozen=True, kw_only=True):
     backoff_factor: float = 2.0
 
 
-CLIENT_LIMITS = Limits(max_recv_bytes=256 * MIB, max_buffered_bytes=1024 * MIB, control_burst=200_000)
-"""A client trusts its server with larger answers (a range of a whole store is one message), and with the frames of
-thousands of answers that come after their deadlines."""
+CLIENT_LIMITS = Limits(max_recv_bytes=2048 * MIB - 1, max_buffered_bytes=4096 * MIB, control_burst=200_000)
+"""A client trusts its server with larger answers (a range of a whole store is one message, and this the most that a
+server sends), and with the frames of thousands of answers that come after their deadlines."""
