@@ -11,6 +11,7 @@ import signal
 
 import uvloop
 
+from plasmacloud.base.descriptors import connections_within, raise_descriptor_limit
 from plasmacloud.base.errors import ConfigError, ExitCode
 from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire.cluster_services import ClusterService
@@ -69,6 +70,15 @@ def _on_signal(signum: int, stop: asyncio.Event) -> None:
     stop.set()
 
 
+def _limits() -> Limits:
+    """What clients may, as far as this process may."""
+    wanted = Limits().max_connections
+    connections = connections_within(raise_descriptor_limit(), wanted)
+    if connections < wanted:
+        log.warning("the limit of open files leaves room for fewer connections of clients", connections=connections)
+    return Limits(max_recv_bytes=MAX_MESSAGE_BYTES, max_connections=connections)
+
+
 class ClientDoors:
     """The services of a member on its client address."""
 
@@ -91,7 +101,7 @@ class ClientDoors:
         ReflectionService(table).register()
         self._config = config
         web = member_web(table, replica, member.store, member.wal, lambda: self._server)
-        self._server = Server(table, limits=Limits(max_recv_bytes=MAX_MESSAGE_BYTES), web=web)
+        self._server = Server(table, limits=_limits(), web=web)
 
     async def open(self) -> None:
         """Listen. Raises `ConfigError` when the address cannot be used."""

@@ -27,11 +27,13 @@ log = get_logger("rpc")
 _BACKLOG = 1024
 _LOOK_EVERY_S = 1.0
 _LOOK_CLOSELY_EVERY_S = 0.1
+_SAY_FULL_EVERY_S = 10.0
 
 
 class Served(Protocol):
     """A connection, whichever HTTP it speaks."""
 
+    peer: str
     requests: int
     bytes_received: int
     bytes_sent: int
@@ -90,6 +92,7 @@ class Server:
         self.closing = False
         self.overloaded = False
         """While set, new calls are refused with REFUSED_STREAM: clients know they were not executed."""
+        self._say_full_from_s = 0.0
         self.held_bytes = 0
         """What all connections together held when they were looked at last; see `Limits.max_held_bytes`."""
         self.connections: set[Served] = set()
@@ -204,7 +207,11 @@ class Server:
 
     def admit(self, connection: Served) -> bool:
         """Take a new connection in, unless there are too many or we are closing."""
-        admitted = len(self.connections) < self.limits.max_connections and not self.closing
+        full = len(self.connections) >= self.limits.max_connections
+        if full and (now_s := asyncio.get_running_loop().time()) >= self._say_full_from_s:
+            log.warning("connections are refused: too many", peer=connection.peer, limit=self.limits.max_connections)
+            self._say_full_from_s = now_s + _SAY_FULL_EVERY_S
+        admitted = not full and not self.closing
         self.counters.connections += 1
         self.counters.connections_refused += not admitted
         self.connections.add(connection)

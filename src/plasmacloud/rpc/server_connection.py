@@ -127,7 +127,6 @@ class ServerConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if not self.server.admit(self):
-            log.warning("connection refused: too many", peer=self.peer, limit=self.limits.max_connections)
             self.abort()
             return
         self._handshake = self.loop.call_later(self.limits.handshake_timeout_s, self.abort)
