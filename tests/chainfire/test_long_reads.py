@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from dict_store import new_machine
 
-from plasmacloud.chainfire.long_reads import ADVANCING, BUDGET_S, MAX_WAITING, LongReads, query_work
+from plasmacloud.chainfire.long_reads import ADVANCING, BUDGET_S, MAX_WAITING, PATIENCE_S, LongReads, query_work
 from plasmacloud.chainfire.mvcc.range_query import RangeQuery
 from plasmacloud.chainfire.mvcc.records import Records
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION, RpcRefusal
 from plasmacloud.chainfire.mvcc.slices import Work, finish
 from plasmacloud.chainfire.mvcc.store import MvccStore
+from plasmacloud.chainfire.waiting import TOO_MANY_REQUESTS
 from plasmacloud.rpc.proto.rpc_pb2 import (
     CompactionRequest,
     Compare,
@@ -34,6 +35,7 @@ class Loop:
     def __init__(self) -> None:
         self.now = 0.0
         self.soon: list[Callable[[], None]] = []
+        self.later: list[tuple[float, Callable[[], None]]] = []
 
     def time(self) -> float:
         return self.now
@@ -41,7 +43,12 @@ class Loop:
     def call_soon(self, callback: Callable[[], None]) -> None:
         self.soon.append(callback)
 
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        self.later.append((self.now + delay_s, callback))
+
     def turn(self) -> None:
+        self.soon += [callback for when, callback in self.later if when <= self.now]
+        self.later = [timer for timer in self.later if timer[0] > self.now]
         soon, self.soon = self.soon, []
         for callback in soon:
             callback()
@@ -52,6 +59,7 @@ class Call:
 
     def __init__(self) -> None:
         self.done = False
+        self.occupied = False
         self.on_cancel: Callable[[], None] | None = None
         self.body: bytes | None = None
         self.failure: tuple[StatusCode, str] | None = None
@@ -141,6 +149,37 @@ def test_who_gives_up_lets_go_at_once() -> None:
     assert first.body is None
     assert second.body == b"2"
     assert second.on_cancel is None
+
+
+def test_who_has_a_large_answer_to_read_yet_waits_and_holds_up_nobody() -> None:
+    rig = Rig()
+    occupied = [rig.read(number, 3) for number in range(ADVANCING)]
+    for call in occupied:
+        call.occupied = True
+    other = rig.read(100, 3)
+    for _ in range(10):
+        rig.loop.turn()
+    assert other.body == b"100"
+    assert set(rig.slices) == {100}
+    assert not rig.loop.soon, "no turns while all wait"
+    assert len(rig.reads) == ADVANCING
+    occupied[0].occupied = False
+    occupied[1].cancel()
+    for _ in range(10):
+        rig.loop.now += 0.02
+        rig.loop.turn()
+    assert occupied[0].body == b"0"
+    assert rig.closed == [100, 1, 0]
+    assert len(rig.reads) == ADVANCING - 2
+    rig.loop.now += PATIENCE_S
+    for _ in range(3):
+        rig.loop.turn()
+    assert all(call.failure == (StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS) for call in occupied[2:])
+    assert sorted(rig.closed) == [*range(ADVANCING), 100]
+    assert len(rig.reads) == 0
+    rig.loop.now += 1.0
+    rig.loop.turn()
+    assert not rig.loop.later, "no timers while there is nothing to do"
 
 
 def test_an_error_ends_one_read() -> None:

@@ -6,12 +6,14 @@ import asyncio
 import json
 import threading
 from base64 import b64encode
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable
+from contextlib import closing
 
 import pytest
 from rpc_harness import FakeTransport, Wire, run
 
-from plasmacloud.rpc.gateway import Gateway, _Bound, to_json
+from plasmacloud.rpc import gateway
+from plasmacloud.rpc.gateway import Gateway, _Bound, _Converter, to_json
 from plasmacloud.rpc.h2 import frames
 from plasmacloud.rpc.h2.headers import encode_fields
 from plasmacloud.rpc.http1_connection import Http1Connection
@@ -285,8 +287,10 @@ def test_what_is_large_is_converted_beside_the_loop() -> None:
             call.reply(reply.SerializeToString())
 
         table.unary("/etcdserverpb.KV/Range", serve)
-        with ThreadPoolExecutor(1) as pool:
-            bound = Watched(table, web, pool, "/etcdserverpb.KV/Range", rpc_pb2.RangeRequest, rpc_pb2.RangeResponse)
+        with closing(_Converter()) as converter:
+            bound = Watched(
+                table, web, converter, "/etcdserverpb.KV/Range", rpc_pb2.RangeRequest, rpc_pb2.RangeResponse
+            )
             web.post("/range", bound)
             small = await web.respond(HttpRequest("POST", "/range", body=b'{"key":"YQ=="}'))
             key = b64encode(b"k" * 20_000).decode()
@@ -300,5 +304,50 @@ def test_what_is_large_is_converted_beside_the_loop() -> None:
         assert large.body == json_response(to_json(many)).body
         assert (large.status, large.content_type) == (200, "application/json")
         assert wrong.status == 400
+
+    run(main())
+
+
+def test_large_answers_wait_while_others_are_made_json_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would pile up: what makes JSON of them is slower than what reads them."""
+    monkeypatch.setattr(gateway, "_MAX_WAITING_BYTES", 100_000)
+    monkeypatch.setattr(gateway, "_MAX_REPLY_BYTES", 300_000)
+    rendering, go_on = threading.Event(), threading.Event()
+
+    class Slow(_Bound):
+        def _render(self, reply: bytes) -> bytes:
+            rendering.set()
+            assert go_on.wait(30)
+            return super()._render(reply)
+
+    async def main() -> None:
+        table, web = ServiceTable(), WebTable()
+        occupied: list[bool] = []
+
+        def serve(call: UnaryCall, body: bytes) -> None:
+            occupied.append(call.occupied)
+            size = rpc_pb2.RangeRequest.FromString(body).limit
+            call.reply(rpc_pb2.RangeResponse(kvs=[kv_pb2.KeyValue(key=b"k" * size)]).SerializeToString())
+
+        def ask(size: int) -> Awaitable[HttpResponse]:
+            return web.respond(HttpRequest("POST", "/range", body=b'{"limit":"%d"}' % size))
+
+        table.unary("/etcdserverpb.KV/Range", serve)
+        with closing(_Converter()) as converter:
+            path = "/etcdserverpb.KV/Range"
+            web.post("/range", Slow(table, web, converter, path, rpc_pb2.RangeRequest, rpc_pb2.RangeResponse))
+            try:
+                first = asyncio.ensure_future(ask(200_000))
+                await asyncio.to_thread(rendering.wait, 30)
+                second = asyncio.ensure_future(ask(50_000))
+                await asyncio.sleep(0)
+                too_large = await ask(300_000)
+            finally:
+                go_on.set()
+            assert (await first).status == (await second).status == 200
+            assert too_large.status == 429
+            assert b"use gRPC" in too_large.body
+            await ask(1)
+        assert occupied == [False, True, True, False]
 
     run(main())

@@ -17,6 +17,9 @@ from plasmacloud.rpc.routes import Call
 from plasmacloud.rpc.status import StatusCode
 
 BUDGET_S = 0.005
+PATIENCE_S = 5.0
+"""How long a read waits until its client has read the large answers before it: it holds its revision meanwhile."""
+_LOOK_S = 0.01
 ADVANCING = 8
 MAX_WAITING = 1024
 
@@ -50,13 +53,14 @@ class LongReads:
         self._loop = loop
         self._reads: deque[tuple[Call, LongRead]] = deque()  # the oldest first
         self._scheduled = False
+        self._parked: list[tuple[float, Call, LongRead]] = []  # until when; their clients have large answers to read
 
     def __len__(self) -> int:
-        return len(self._reads)
+        return len(self._reads) + len(self._parked)
 
     def add(self, call: Call, work: LongRead) -> None:
         """Do the work, which has started, a slice at a time, and answer the call with its result."""
-        if len(self._reads) >= MAX_WAITING:
+        if len(self) >= MAX_WAITING:
             work.close()
             call.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
             return
@@ -77,13 +81,40 @@ class LongReads:
         advanced: list[tuple[Call, LongRead]] = []
         for _ in range(min(ADVANCING, len(reads))):
             call, work = reads.popleft()
-            if not self._advance(call, work):
+            if call.occupied:
+                self._park(call, work)
+            elif not self._advance(call, work):
                 advanced.append((call, work))
             if self._loop.time() >= until:
                 break
         before = [reads.popleft() for _ in range(min(ADVANCING - len(advanced), len(reads)))]
         reads.extendleft(reversed(before + advanced))
         if reads:
+            self._schedule()
+
+    def _park(self, call: Call, work: LongRead) -> None:
+        if not self._parked:
+            self._loop.call_later(_LOOK_S, self._look)
+        self._parked.append((self._loop.time() + PATIENCE_S, call, work))
+
+    def _look(self) -> None:
+        """Which of the parked reads can go on, and which have waited for too long."""
+        now, parked = self._loop.time(), self._parked
+        self._parked = []
+        for until, call, work in parked:
+            if call.done:
+                work.close()
+            elif not call.occupied:
+                self._reads.append((call, work))
+            elif now < until:
+                self._parked.append((until, call, work))
+            else:
+                work.close()
+                call.on_cancel = None
+                call.fail(StatusCode.RESOURCE_EXHAUSTED, TOO_MANY_REQUESTS)
+        if self._parked:
+            self._loop.call_later(_LOOK_S, self._look)
+        if self._reads:
             self._schedule()
 
     def _advance(self, call: Call, work: LongRead) -> bool:

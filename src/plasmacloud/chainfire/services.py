@@ -151,8 +151,8 @@ class KvService:
         answer = self._store.begin_range(request)
         if isinstance(answer, bytes):
             call.reply(answer)
-            return
-        self._long_reads.add(call, query_work(answer))
+        else:
+            self._long_reads.add(call, query_work(answer))
 
 
 class _Removed:

@@ -28,6 +28,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from msgspec.structs import replace
 
+from plasmacloud.rpc.limits import MIB
 from plasmacloud.rpc.local_call import call_locally
 from plasmacloud.rpc.routes import Shedding
 from plasmacloud.rpc.service import ServiceTable
@@ -56,6 +57,8 @@ HTTP_STATUS: Final[Mapping[StatusCode, HTTPStatus]] = {
 
 _SHED: Final = StatusCode.RESOURCE_EXHAUSTED
 _LARGE_BYTES: Final = 16 * 1024
+_MAX_WAITING_BYTES: Final = 64 * MIB
+_MAX_REPLY_BYTES: Final = 256 * MIB  # in the form of gRPC; small values take up ten times as much on their way to JSON
 _FORWARDED: Final = "grpc-metadata-"
 _decoder = json.JSONDecoder()
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -71,7 +74,7 @@ class Gateway:
     def __init__(self, table: ServiceTable, web: WebTable) -> None:
         self._table = table
         self._web = web
-        self._converting = ThreadPoolExecutor(1, "plasma-json")
+        self._converter = _Converter()
 
     def bind(self, bindings: Mapping[str, str], file: FileDescriptor) -> None:
         """``bindings``: HTTP path to gRPC path; ``file`` describes the services."""
@@ -79,7 +82,32 @@ class Gateway:
             service, method = path.strip("/").split("/")
             described = file.services_by_name[service.rpartition(".")[2]].methods_by_name[method]
             request, reply = GetMessageClass(described.input_type), GetMessageClass(described.output_type)
-            self._web.post(http_path, _Bound(self._table, self._web, self._converting, path, request, reply))
+            self._web.post(http_path, _Bound(self._table, self._web, self._converter, path, request, reply))
+
+
+class _Converter:
+    """Does what is large on a thread, one after the other, and knows how much waits for that."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "plasma-json")
+        self._waiting_bytes = 0
+
+    def close(self) -> None:
+        """Wait for what is under way, and end the thread."""
+        self._thread.shutdown()
+
+    def is_occupied(self) -> bool:
+        """Whether so much waits that further large answers had better not come."""
+        return self._waiting_bytes > _MAX_WAITING_BYTES
+
+    async def convert(self, convert: Callable[[bytes], bytes], data: bytes) -> bytes:
+        if len(data) <= _LARGE_BYTES:
+            return convert(data)
+        self._waiting_bytes += len(data)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, convert, data)
+        finally:
+            self._waiting_bytes -= len(data)
 
 
 class _Bound:
@@ -89,13 +117,13 @@ class _Bound:
         self,
         table: ServiceTable,
         web: WebTable,
-        converting: ThreadPoolExecutor,
+        converter: _Converter,
         path: str,
         request: type[Message],
         reply: type[Message],
     ) -> None:
         self._table = table
-        self._converting = converting
+        self._converter = converter
         self._web = web
         self._shedding = table.routes[path.encode()].shedding
         self._path = path
@@ -107,20 +135,18 @@ class _Bound:
         if shedding is not None and (request.late or shedding.due()):
             return self._shed(shedding)
         try:
-            body = await self._convert(self._parse, request.body)
-            reply = await call_locally(self._table, self._path, body, metadata=_metadata(request))
+            body = await self._converter.convert(self._parse, request.body)
+            occupied = self._converter.is_occupied
+            reply = await call_locally(self._table, self._path, body, metadata=_metadata(request), occupied=occupied)
         except BadJson as error:
             return error_response(StatusCode.INVALID_ARGUMENT, str(error))
         except RpcError as error:
             if shedding is not None and (error.code, error.message) == (_SHED, shedding.message):
                 return self._shed(shedding)
             return error_response(error.code, error.message)
-        return HttpResponse(200, await self._convert(self._render, reply), JSON)
-
-    async def _convert(self, convert: Callable[[bytes], bytes], data: bytes) -> bytes:
-        if len(data) <= _LARGE_BYTES:
-            return convert(data)
-        return await asyncio.get_running_loop().run_in_executor(self._converting, convert, data)
+        if len(reply) > _MAX_REPLY_BYTES:
+            return error_response(_SHED, f"the answer has {len(reply)} bytes, ask for a part of it, or use gRPC")
+        return HttpResponse(200, await self._converter.convert(self._render, reply), JSON)
 
     def _parse(self, body: bytes) -> bytes:
         return parse_message(self._request, body).SerializeToString()

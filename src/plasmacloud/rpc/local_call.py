@@ -13,20 +13,29 @@ from plasmacloud.rpc.status import Metadata, RpcError, StatusCode
 class LocalCall:
     """What a unary handler may use of a `UnaryCall`; there is no stream behind it."""
 
-    def __init__(self, path: str, metadata: list[tuple[str, bytes | str]], peer: str) -> None:
+    congested = False
+
+    def __init__(
+        self, path: str, metadata: list[tuple[str, bytes | str]], peer: str, occupied: Callable[[], bool]
+    ) -> None:
         self.path = path
         self.metadata = metadata
         self.peer = peer
         self.deadline: float | None = None
         self.on_cancel: Callable[[], None] | None = None
         self.task: asyncio.Task[None] | None = None
-        self.congested = False
+        self._occupied = occupied
         self.outcome: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     @property
     def done(self) -> bool:
         """Answered, or no longer wanted."""
         return self.outcome.done()
+
+    @property
+    def occupied(self) -> bool:
+        """The caller has as many bytes of answers as it can hold: a large one had better wait."""
+        return self._occupied()
 
     def reply(self, body: bytes, trailers: Metadata = ()) -> None:
         """Answer OK. Ignored if the call is already done."""
@@ -60,17 +69,19 @@ async def call_locally(
     metadata: list[tuple[str, bytes | str]],
     peer: str = "",
     shed: bool = True,
+    occupied: Callable[[], bool] = lambda: False,
 ) -> bytes:
     """Call a unary method of a table. Raises `RpcError`; cancelling it cancels the call.
 
-    Without ``shed`` it is not refused because of load: for those who ask how the server is.
+    Without ``shed`` it is not refused because of load: for those who ask how the server is. ``occupied`` is asked
+    whether a large answer should wait.
     """
     route = table.routes.get(path.encode())
     if route is None or route.unary is None:
         raise RpcError(StatusCode.UNIMPLEMENTED, f"unknown method {path}")
     if shed and route.shedding is not None and route.shedding.due():
         raise RpcError(StatusCode.RESOURCE_EXHAUSTED, route.shedding.message)
-    call = LocalCall(path, metadata, peer)
+    call = LocalCall(path, metadata, peer, occupied)
     try:
         route.unary(call, body)
     except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes a status

@@ -29,6 +29,9 @@ class Call(Protocol):
     def congested(self) -> bool: ...
 
     @property
+    def occupied(self) -> bool: ...
+
+    @property
     def metadata(self) -> list[tuple[str, bytes | str]]: ...
 
     @property

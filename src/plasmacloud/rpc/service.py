@@ -139,6 +139,12 @@ class UnaryCall(Stream):
         """The client reads less than it asks for: a large answer would only wait in memory."""
         return self._server_side.is_congested
 
+    @property
+    def occupied(self) -> bool:
+        """A large answer is on its way to the client: another one had better wait until it is read."""
+        connection = self.connection
+        return connection.queued_bytes > connection.limits.max_queued_bytes
+
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Run the handler's coroutine in a task, which is cancelled with the call."""
         self.task = self._server_side.spawn(work)
