@@ -42,6 +42,13 @@ async def an_answer_that_is_not_read(writer: asyncio.StreamWriter, size: int) ->
     await writer.drain()
 
 
+async def calls_without_a_message(writer: asyncio.StreamWriter, size: int) -> None:
+    """Twenty bytes each for the client, and a kilobyte for the server."""
+    writer.write(frames.PREFACE + frames.settings_frame([]) + frames.SETTINGS_ACK)
+    writer.write(b"".join([headers(stream, UNARY) for stream in range(1, 2 * size // KIB, 2)]))
+    await writer.drain()
+
+
 async def half_an_http1_request(writer: asyncio.StreamWriter, size: int) -> None:
     writer.write(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (size + 1) + bytes(size))
     await writer.drain()
@@ -97,6 +104,10 @@ def attacked(hostile: Hostile, *, told: bool) -> None:
 
 def test_messages_that_never_end() -> None:
     attacked(half_a_message, told=True)
+
+
+def test_calls_without_a_message() -> None:
+    attacked(calls_without_a_message, told=True)
 
 
 def test_answers_that_are_never_read() -> None:

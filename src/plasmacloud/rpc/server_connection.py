@@ -46,6 +46,7 @@ log = get_logger("rpc")
 _MAX_CACHED_HEADS: Final = 512
 _MAX_CACHED_BLOCK_BYTES: Final = 2048
 _MAX_CACHE_BYTES: Final = 128 * 1024
+_CALL_BYTES: Final = 1024  # of a call that waits for its message or its answer, roughly
 _UNWANTED_S: Final = 2.0
 _DRAIN_PING: Final = b"drain\0\0\0"
 _ALIVE_PING: Final = b"alive\0\0\0"
@@ -498,7 +499,8 @@ class ServerConnection(Connection):
         unsent = 0 if self.transport is None else self.transport.get_write_buffer_size()
         if self.failed:
             return unsent
-        return len(self._partial) + self.buffered_bytes + self.queued_bytes + unsent
+        calls = _CALL_BYTES * len(self.streams)
+        return len(self._partial) + self.buffered_bytes + self.queued_bytes + unsent + calls
 
     def relieve(self, reason: str) -> None:
         """Close, and let go of what is held. It is told why where it may still hear that."""
