@@ -36,6 +36,7 @@ MODULES: Mapping[str, str] = {
     "plasmacloud.chainfire.mvcc.key_index": "looked up by every read, changed by every write",
     "plasmacloud.chainfire.mvcc.range_query": "answers ranges",
     "plasmacloud.chainfire.mvcc.records": "holds every record",
+    "plasmacloud.chainfire.mvcc.sharded_map": "holds the key index",
     "plasmacloud.chainfire.mvcc.store": "executes every request",
     "plasmacloud.chainfire.mvcc.txn": "executes transactions",
     "plasmacloud.chainfire.proposals": "queues every write",

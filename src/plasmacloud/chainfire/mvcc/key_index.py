@@ -1,7 +1,8 @@
 """Which revisions each key has: the in-memory index over the records.
 
-For ten million keys two things matter: bytes per key, and what the cyclic garbage collector has to walk. The index is
-therefore dicts of ``bytes`` to ``bytes``, which the collector does not track at all:
+For ten million keys three things matter: bytes per key, what the cyclic garbage collector has to walk, and that nothing
+grows all at once. The index is therefore dicts of ``bytes`` to ``bytes``, which the collector does not track at all, in
+shards (`ShardedMap`):
 
 ``live``     key -> 28 bytes: id of the newest record, create revision, version
 ``graves``   key -> 12 bytes: id of the newest record, a tombstone (until compaction forgets the key)
@@ -23,6 +24,7 @@ from itertools import islice
 from sortedcontainers import SortedList
 
 from plasmacloud.chainfire.mvcc.records import RECORD_ID, RECORD_ID_BYTES, is_tombstone
+from plasmacloud.chainfire.mvcc.sharded_map import SHARD_MASK, ShardedMap
 
 _LIVE = struct.Struct(">QIQQ")
 _CREATE_VERSION = struct.Struct(">QQ")
@@ -42,15 +44,16 @@ class KeyIndex:
     __slots__ = ("dead", "graves", "history", "live", "order")
 
     def __init__(self) -> None:
-        self.live: dict[bytes, bytes] = {}
-        self.graves: dict[bytes, bytes] = {}
-        self.history: dict[bytes, bytes | bytearray] = {}
+        self.live: ShardedMap[bytes] = ShardedMap()
+        self.graves: ShardedMap[bytes] = ShardedMap()
+        self.history: ShardedMap[bytes | bytearray] = ShardedMap()
         self.order: SortedList = SortedList()  # of bytes: the keys of ``live``
         self.dead: SortedList = SortedList()  # of bytes: the keys of ``graves``
 
     def put(self, key: bytes, main: int, sub: int) -> tuple[bytes, int, int]:
         """Record a put; return its record id, the create revision and the version of the key."""
-        old = self.live.get(key)
+        live = self.live.shards[hash(key) & SHARD_MASK]
+        old = live.get(key)
         if old is not None:
             create, version = _CREATE_VERSION.unpack_from(old, RECORD_ID_BYTES)
             version += 1
@@ -58,16 +61,17 @@ class KeyIndex:
         else:
             create, version = main, 1
             self.order.add(key)
-            grave = self.graves.pop(key, None)
+            grave = self.graves.pop(key)
             if grave is not None:
                 self.dead.remove(key)
                 self._remember(key, grave)
-        self.live[key] = entry = _LIVE.pack(main, sub << 1, create, version)
+        live[key] = entry = _LIVE.pack(main, sub << 1, create, version)
         return entry[:RECORD_ID_BYTES], create, version
 
     def delete(self, key: bytes, main: int, sub: int) -> bytes:
         """Record the deletion of a living key; return the id of its tombstone."""
         old = self.live.pop(key)
+        assert old is not None, "only living keys are deleted"
         self.order.remove(key)
         self._remember(key, old[:RECORD_ID_BYTES])
         self.dead.add(key)
@@ -75,19 +79,20 @@ class KeyIndex:
         return grave
 
     def _remember(self, key: bytes, identity: bytes) -> None:
-        old = self.history.get(key)
+        history = self.history.shards[hash(key) & SHARD_MASK]
+        old = history.get(key)
         if old is None:
-            self.history[key] = identity
+            history[key] = identity
         elif type(old) is bytearray:
             old += identity
         elif len(old) < _LONG_HISTORY_BYTES:
-            self.history[key] = old + identity
+            history[key] = old + identity
         else:
-            self.history[key] = bytearray(old) + identity
+            history[key] = bytearray(old) + identity
 
     def newest(self, key: bytes) -> bytes | None:
         """The id of the newest record of a living key."""
-        entry = self.live.get(key)
+        entry = self.live.shards[hash(key) & SHARD_MASK].get(key)
         return None if entry is None else entry[:RECORD_ID_BYTES]
 
     def at(self, key: bytes, limit: bytes) -> bytes | None:
@@ -111,7 +116,7 @@ class KeyIndex:
 
     def ids(self, key: bytes) -> list[bytes]:
         """All record ids of a key, oldest first."""
-        past = bytes(self.history.get(key, b""))
+        past = bytes(self.history.get(key) or b"")
         found = [past[i : i + RECORD_ID_BYTES] for i in range(0, len(past), RECORD_ID_BYTES)]
         entry = self.live.get(key) or self.graves.get(key)
         if entry is not None:
@@ -149,10 +154,10 @@ class KeyIndex:
             return _NO_IDS
         newest = self.live.get(key) or self.graves[key]
         if newest < limit:
-            del self.history[key]
+            self.history.pop(key)
             dropped = _split(ids)
             if key in self.graves:
-                del self.graves[key]
+                self.graves.pop(key)
                 self.dead.remove(key)
                 dropped.append(newest)
             return dropped
@@ -163,7 +168,7 @@ class KeyIndex:
         if not ids[cut - 1] & 1:
             cut -= RECORD_ID_BYTES
         if cut == len(ids):
-            del self.history[key]
+            self.history.pop(key)
         elif cut:
             self.history[key] = ids[cut:]
         return _split(ids[:cut])
@@ -172,11 +177,11 @@ class KeyIndex:
         """Take a record of a checkpoint; they come in the order of their ids. `load_done` completes the index."""
         old = self.live.get(key)
         if old is None:
-            old = self.graves.pop(key, None)
+            old = self.graves.pop(key)
         if old is not None:
             self._remember(key, old[:RECORD_ID_BYTES])
         if is_tombstone(identity):
-            self.live.pop(key, None)
+            self.live.pop(key)
             self.graves[key] = identity
         else:
             self.live[key] = identity + _CREATE_VERSION.pack(create, version)
@@ -190,8 +195,9 @@ class KeyIndex:
         """Assert what must hold between the parts. Walks everything: for tests."""
         assert list(self.order) == sorted(self.live)
         assert list(self.dead) == sorted(self.graves)
-        assert not self.live.keys() & self.graves.keys()
-        assert self.history.keys() <= self.live.keys() | self.graves.keys()
+        live, graves = set(self.live), set(self.graves)
+        assert not live & graves
+        assert set(self.history) <= live | graves
         for key in self.graves:
             assert key in self.history
         for key in self.history:
