@@ -1,14 +1,13 @@
 """Reads that take long: together within a budget, oldest first, and each of them sees one state."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-from dict_store import new_machine
+from dict_store import DictStore, new_machine
 
 from plasmacloud.chainfire.long_reads import ADVANCING, BUDGET_S, MAX_WAITING, PATIENCE_S, LongReads, query_work
 from plasmacloud.chainfire.mvcc.range_query import RangeQuery
-from plasmacloud.chainfire.mvcc.records import Records
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, FUTURE_REVISION, RpcRefusal
 from plasmacloud.chainfire.mvcc.slices import Work, finish
 from plasmacloud.chainfire.mvcc.store import MvccStore
@@ -215,30 +214,37 @@ def test_no_more_than_so_many_wait() -> None:
 # Large records
 
 
+class CountingStore(DictStore):
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = 0
+
+    def get_many(self, keys: Sequence[bytes], /) -> list[bytes | None]:
+        self.read += len(keys)
+        return super().get_many(keys)
+
+    def taken(self) -> int:
+        read, self.read = self.read, 0
+        return read
+
+
 @pytest.mark.parametrize("keys_only", [False, True])
-def test_of_large_records_few_are_read_at_a_time(keys_only: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = new_machine().store
+def test_of_large_records_few_are_read_at_a_time(keys_only: bool) -> None:
+    saved = CountingStore()
+    machine = new_machine(saved)
     for number in range(100):
-        store.put(PutRequest(key=b"k%05d" % number, value=bytes(100_000)))
-    read = [0]
-    get_many = Records.get_many
-
-    def counted(records: Records, ids: list[bytes]) -> list[bytes]:
-        read[0] += len(ids)
-        return get_many(records, ids)
-
-    monkeypatch.setattr(Records, "get_many", counted)
-    query = store.open_range(everything(keys_only=keys_only))
+        machine.store.put(PutRequest(key=b"k%05d" % number, value=bytes(100_000)))
+    saved.commit(machine.take_checkpoint())
+    machine.checkpoint_done()
+    query = machine.store.open_range(everything(keys_only=keys_only))
     most = 0
     while not query.step():
-        most, read[0] = max(most, read[0]), 0
+        most = max(most, saved.taken())
     assert most == 16
     assert RangeResponse.FromString(query.body()).count == 100
-    comparing = store.read_txn_work(TxnRequest(compare=[newer_than(0, Compare.GREATER)]))
-    read[0] = most = 0
-    for _ in comparing:
-        most, read[0] = max(most, read[0]), 0
-    assert most == 16
+    saved.taken()
+    comparing = machine.store.read_txn_work(TxnRequest(compare=[newer_than(0, Compare.GREATER)]))
+    assert max(saved.taken() for _ in comparing) == 16
 
 
 # One state
