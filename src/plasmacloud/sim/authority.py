@@ -47,11 +47,12 @@ class WatchedRaft(Raft):
     on_problem: Callable[[Violation], None] | None = None
 
     def step(self, message: Message) -> None:
-        if message.type in _VOTES and self.on_problem is not None:
+        kind = message.type
+        if (kind is MessageType.PRE_VOTE or kind is MessageType.VOTE) and self.on_problem is not None:
             self._step_watched(message, self.on_problem)
             return
         super().step(message)
-        if message.type is MessageType.APPEND and self.on_append is not None:
+        if kind is MessageType.APPEND and self.on_append is not None:
             self.on_append(message)
 
     def _step_watched(self, message: Message, on_problem: Callable[[Violation], None]) -> None:
@@ -225,8 +226,11 @@ class Authority:
     def _ticked(self, raft: Raft, watched: Watched) -> None:
         watched.ticks += 1
         if watched.ticks % LOOK_TICKS == 0:
-            for look in watched.on_look:
-                self._try(partial(look, raft))
+            try:
+                for look in watched.on_look:
+                    look(raft)
+            except Violation as violation:
+                self._fail(violation)
         if raft.role is not StateRole.LEADER:
             watched.reign = None
             return

@@ -212,7 +212,7 @@ class Claims:
         before = self._claims if raft.term == self._term else {}
         self._term, self._claims = raft.term, {}
         if not raft.takes_proposals:
-            return
+            return  # it may not have looked at what it remembers in this term
         for origin, (incarnation, last_seq) in self._replica._proposer._proposed.items():
             claim = (origin, incarnation, last_seq)
             end, ticks = before.get(claim, (raft.last_index, 0))

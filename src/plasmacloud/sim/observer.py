@@ -254,10 +254,6 @@ class Observer:
         if member.wal.log_mark is not seen.mark:
             seen.mark = member.wal.log_mark
             check_mark(member, self._states, seen.floor)
-        seen.floor = member.replica.floor
-        if member.checkpointer._saved is not seen.saved:
-            seen.saved = member.checkpointer._saved
-            check_saved(member, self._states)
 
     def _begin(self, member: "RunningMember") -> Seen:
         """A new life: it must know what the lives before it said."""
@@ -347,7 +343,10 @@ class Observer:
         if log.memberships:
             check_memberships(member)
         seen.term, seen.role, seen.commit, seen.applied = raft.term, raft.role, log.commit, applied
-        seen.durable = log.durable
+        seen.durable, seen.floor = log.durable, member.replica.floor
+        if member.checkpointer._saved is not seen.saved:
+            seen.saved = member.checkpointer._saved
+            check_saved(member, self._states)
 
     def _check_term(self, raft: "Raft", seen: Seen) -> None:
         """A term begins with a candidate, who stands because a majority would vote for it, or because it was told to.

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _NOT_EXECUTED = frozenset({NO_LEADER, STOPPING, TOO_MANY_REQUESTS})
 _QUERY_KEYS = 3  # of a query that is answered in slices: so many at a time
 _QUERY_PAUSES_S = (0.002, 0.002, 0.1)  # in between; who is slow reads a past that is compacted meanwhile
-_PREVIOUS = 0.25  # of the changes ask what was there before
+_PREVIOUS = 0.1  # of the changes ask what was there before
 _ODD_COMPACTIONS = 0.3
 _FAR = 1000  # revisions
 _GLANCES = 4  # at the group of keys, while it is written or deleted
