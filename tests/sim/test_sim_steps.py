@@ -42,6 +42,7 @@ from plasmacloud.sim.options import FaultKind, Options, draw_options
 from plasmacloud.sim.simulation import Simulation
 from plasmacloud.sim.violation import Violation
 from plasmacloud.storage.entry import EntryKind, make_entry
+from plasmacloud.storage.small_files import read_durably
 from plasmacloud.storage.wal_format import LogMark
 
 MAX_SEEDS = 24
@@ -186,13 +187,25 @@ def test_an_installation_whose_decision_could_be_undone() -> None:
     assert directory.problems == ["an installation takes durable steps"]
 
 
-def test_what_an_earlier_life_has_left_open_is_none_of_this_one() -> None:
+def test_a_decision_of_an_earlier_life_is_made_durable_before_it_is_carried_out() -> None:
     directory = Directory()
-    directory.decide()
-    directory.rename("state", "state.old", synced=False)
+    directory.decide(synced=False)
     later = Steps(directory.disk, directory.path, lambda violation: directory.problems.append(violation.rule))
     directory.disk.on_name = later.changes
-    directory.rename("state.new", "state")
+    assert directory.disk.surely(directory.path / "install.json") is None
+    read_durably(directory.path / "install.json", disk=directory.disk)
+    assert directory.disk.surely(directory.path / "install.json") is not None
+    directory.rename("state", "state.old")
+    assert directory.problems == []
+
+
+def test_an_end_that_an_earlier_life_has_not_made_durable_is_none_of_this_one() -> None:
+    directory = Directory()
+    directory.decide()
+    directory.disk.remove(directory.path / "install.json")
+    later = Steps(directory.disk, directory.path, lambda violation: directory.problems.append(violation.rule))
+    directory.disk.on_name = later.changes
+    directory.rename("state.new", "other")
     assert directory.problems == []
 
 

@@ -27,7 +27,7 @@ class Steps:
         self._directory = directory
         self._fail = fail
         self.ends_at = 0  # everything ends before so manieth change behind the decision; 0: nothing does
-        # What an earlier life has not made durable is as good as done: this one cannot know of it.
+        # Of an end that an earlier life has not made durable this one cannot know; a decision it can.
         folder = disk.find(directory)
         self._inherited = list(folder.unsynced) if isinstance(folder, Folder) else []
 
@@ -36,8 +36,11 @@ class Steps:
         folder = self._disk.find(self._directory)
         if path.parent != self._directory or not isinstance(folder, Folder):
             return
-        unsynced = [change for change in folder.unsynced if not any(change is each for each in self._inherited)]
-        under_way = PENDING_NAME in folder.names or any(PENDING_NAME in change for change in unsynced)
+        decided = PENDING_NAME in folder.names
+        unsynced = [
+            change for change in folder.unsynced if decided or not any(change is each for each in self._inherited)
+        ]
+        under_way = decided or any(PENDING_NAME in change for change in unsynced)
         if path.name == PENDING_NAME and not under_way:
             unsynced = [change for change in unsynced if change.keys() != {_DRAFT}]
         elif not under_way:

@@ -100,6 +100,8 @@ class Simulation:
         except Exception as error:  # noqa: BLE001 - who looks at a member calls its code, too
             where = "".join(traceback.format_exception(error)[-_SHOWN_FRAMES:])
             cluster.fail(Violation("no defect", f"while members were looked at: {error!r}\n{where}"), error)
+        finally:
+            cluster.world.leave()
         outcome = self._outcome()
         for node in cluster.nodes.values():
             if node.life is not None:
