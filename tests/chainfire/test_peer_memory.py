@@ -1,6 +1,7 @@
 """Who is recognised and who is refused: the memory of the others' lives, and its file."""
 
 import asyncio
+import random
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from plasmacloud.chainfire.peer_memory import (
     forgotten,
 )
 from plasmacloud.rpc.peer_wire import MAX_EARLIER, PeerClaim, Refusal, RefusalCode
+from plasmacloud.sim.disk import SimDisk
 
 CLUSTER = 0xC1
 MEMBER = 0xA
@@ -374,5 +376,24 @@ def test_a_disk_that_takes_no_memory_ends_the_member(tmp_path: Path) -> None:
             with pytest.raises(StorageError, match=r"peers\.json"):
                 await asyncio.wait_for(wait, 30)
         assert [type(error) for error in fatal] == [StorageError]
+        for late in (claim(7, 100), claim(7, 100, member_id=0xC)):  # while the member comes to its end
+            verdict = register.judge(late)
+            assert isinstance(verdict, asyncio.Future)
+            with pytest.raises(StorageError, match=r"peers\.json"):
+                await asyncio.wait_for(verdict, 30)
+        assert len(fatal) == 1
 
     asyncio.run(main())
+
+
+def test_what_a_life_finds_remembered_survives_a_loss_of_power() -> None:
+    """The life before was killed between giving the file its name and syncing that."""
+    disk, path = SimDisk(random.Random(1)), Path("/data/peers.json")
+    disk.make_directory(path.parent)
+    file = disk.create(path)
+    file.pwritev([remembering(claim(7, 100)).encode(CLUSTER)], 0)
+    file.fsync()
+    assert disk.surely(path) is None
+    register = PeerRegister.open(path, CLUSTER, evidence=lambda _: Evidence(), on_fatal=lambda _: None, disk=disk)
+    assert register.memory.known(MEMBER) == Known(7, 100)
+    assert disk.surely(path) is not None

@@ -448,7 +448,9 @@ class BelievesEverybody(PeerRegister):
     def judge(self, claim: PeerClaim) -> "Refusal | asyncio.Future[None] | None":
         refusal = self.memory.judge(claim, self._evidence(claim.member_id))
         if refusal is not None and refusal.code is RefusalCode.AMNESIA:
-            return None
+            self.memory._known.pop(claim.member_id, None)
+            self.memory.note(claim)
+            return self._save()
         return super().judge(claim)
 
 

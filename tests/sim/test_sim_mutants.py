@@ -92,6 +92,8 @@ REPEATED = "who waits asks again"
 REFUSED = "no healthy member is refused"
 ON_DISK = "what counts as durable is on the disk"
 SPOKEN = "who speaks in a term has it on disk"
+MODEL = "the store does what the model does"
+GOOD_LOG = "a vote is for a log as good as the own"
 
 
 def _mutant(seed: int, *rules: str, decay: bool = False, **parts: Any) -> Mutant:
@@ -100,9 +102,9 @@ def _mutant(seed: int, *rules: str, decay: bool = False, **parts: Any) -> Mutant
 
 MUTANTS: dict[str, Mutant] = {
     "vote not persisted": _mutant(1, ON_DISK, FORGOTTEN, raft_class=VoteNotPersisted),
-    "several votes in a term": _mutant(3, FORGOTTEN, raft_class=VotesTwice),
+    "several votes in a term": _mutant(4, FORGOTTEN, raft_class=VotesTwice),
     "vote given before it is synced": _mutant(1, SPOKEN, FALLS, FORGOTTEN, raft_class=VoteBeforeSync),
-    "vote for any log": _mutant(3, COMPLETENESS, raft_class=VotesForAnyLog),
+    "vote for any log": _mutant(1, GOOD_LOG, raft_class=VotesForAnyLog),
     "pre-vote that raises the term": _mutant(2, CANDIDATE, raft_class=PreVoteRaisesTerm),
     "half of the votes elects": _mutant(2, ELECTED, raft_class=WinsWithHalf),
     "nobody stands for election": _mutant(1, PROGRESS, raft_class=NeverStands),
@@ -110,7 +112,7 @@ MUTANTS: dict[str, Mutant] = {
     "learners count": _mutant(3, QUORUM, raft_class=LearnersCommit),
     "joint configuration left too early": _mutant(2, QUORUM, ELECTED, raft_class=LeavesJointEarly),
     "two membership changes at once": _mutant(2, ONE_CHANGE, raft_class=TwoChangesAtOnce),
-    "log cut by a stale append": _mutant(3, DURABLE, raft_class=StaleAppendCuts),
+    "log cut by a stale append": _mutant(6, DURABLE, raft_class=StaleAppendCuts),
     "conflicting entries stay": _mutant(4, MATCHING, raft_class=ConflictsStay),
     "stale leader's batch accepted": _mutant(3, FOLLOWED, raft_class=StaleLeaderIsHeard),
     "heartbeat commits beyond the match": _mutant(3, MATCHING, raft_class=HeartbeatCommitsTooMuch),
@@ -119,13 +121,13 @@ MUTANTS: dict[str, Mutant] = {
         1, ON_DISK, DURABLE, QUORUM, COMPLETENESS, log_class=AcknowledgesBeforeSync
     ),
     "reads without confirmation": _mutant(1, HISTORY, PAST, QUESTION, raft_class=ReadsAtOnce),
-    "reads before the leader's own entry": _mutant(4, HISTORY, PAST, QUESTION, raft_class=ReadsBeforeOwnEntry),
+    "reads before the leader's own entry": _mutant(10, HISTORY, PAST, QUESTION, raft_class=ReadsBeforeOwnEntry),
     "reads from the local state": _mutant(2, HISTORY, PAST, QUESTION, replica_class=ReadsLocally),
     "reads before they are applied": _mutant(3, HISTORY, PAST, QUESTION, replica_class=ReadsBeforeApplied),
-    "a batch that comes twice is applied twice": _mutant(1, DEFECT, HISTORY, MACHINE, machine_class=AppliesTwice),
+    "a batch that comes twice is applied twice": _mutant(1, MODEL, machine_class=AppliesTwice),
     "sessions not in the checkpoint": _mutant(1, MACHINE, HISTORY, REFUSED, machine_class=SessionsNotSaved),
     "snapshot that forgets the membership": _mutant(2, MACHINE, machine_class=MembershipNotSaved),
-    "commands do more where a client waits": _mutant(1, MACHINE, machine_class=OwnCommandsDiffer),
+    "commands do more where a client waits": _mutant(1, MODEL, machine_class=OwnCommandsDiffer),
     "log shortened beyond the checkpoint": _mutant(7, BELIEVED, log_class=CompactsTooFar),
     "log never synced": _mutant(1, ON_DISK, BELIEVED, DURABLE, FALLS, log_class=NeverSyncs),
     "damage in the log taken for a torn end": _mutant(2, DURABLE, FALLS, FORGOTTEN, decay=True, log_class=SkipsDamage),

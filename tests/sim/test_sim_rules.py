@@ -29,9 +29,10 @@ from mutants_rules import (
 from plasmacloud.base.logging import silence_logging
 from plasmacloud.chainfire.running_member import RunningMember
 from plasmacloud.raft.membership import ConfState, change, leave_joint
+from plasmacloud.raft.messages import Message
 from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
 from plasmacloud.sim import watchdog
-from plasmacloud.sim.authority import bad_step
+from plasmacloud.sim.authority import WatchedRaft, bad_step
 from plasmacloud.sim.many_keys import Past, seen_together
 from plasmacloud.sim.options import FaultKind, Options, draw_options
 from plasmacloud.sim.simulation import Simulation
@@ -54,6 +55,7 @@ def _mutant(*rules: str, kinds: tuple[FaultKind, ...] = (), seed: int = 1, **par
 
 
 CONFIRMED = "a read is confirmed by a majority behind its question"
+GOOD_LOG = "a vote is for a log as good as the own"
 MUTANTS = {
     "leader that notices no loneliness": _mutant(
         "who leads hears from a majority", raft_class=with_tracker(NeverAlone)
@@ -64,11 +66,7 @@ MUTANTS = {
         "what is committed is on a majority of disks", raft_class=with_tracker(NewVotersCommit)
     ),
     "matches forgotten": _mutant("0 <= match < next", raft_class=with_tracker(ForgetsMatches)),
-    "longer logs win": _mutant(
-        "leader completeness",
-        kinds=(FaultKind.CHASE, FaultKind.PARTITION, FaultKind.KILL),
-        raft_class=with_log(LongerIsBetter),
-    ),
+    "longer logs win": _mutant(GOOD_LOG, raft_class=with_log(LongerIsBetter)),
     "leader whose vote is in memory": _mutant("a leader's own vote is durable", raft_class=LeadsBeforeItsVoteIsDurable),
     "votes asked for a log in memory": _mutant(
         "votes are asked for a log that is durable", seed=15, raft_class=with_log(AsksForWhatItMayLose)
@@ -103,6 +101,20 @@ def test_the_rule_finds_who_breaks_it(name: str) -> None:
     mutant = MUTANTS[name]
     seeds = (mutant.seed, *(seed for seed in range(1, 1 + MAX_SEEDS) if seed != mutant.seed))
     assert any(finds(mutant, seed) for seed in seeds), f"not found with {MAX_SEEDS} seeds"
+
+
+def _step_unwatched(raft: WatchedRaft, message: Message, _: object) -> None:
+    super(WatchedRaft, raft).step(message)
+
+
+def test_a_leader_that_lacks_what_is_committed_is_found_whoever_voted_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WatchedRaft, "_step_watched", _step_unwatched)
+    mutant = _mutant(
+        "leader completeness",
+        kinds=(FaultKind.WIDOW, FaultKind.CHASE, FaultKind.KILL),
+        raft_class=with_log(LongerIsBetter),
+    )
+    assert any(finds(mutant, seed) for seed in range(1, 1 + MAX_SEEDS))
 
 
 def test_code_that_does_not_end_is_a_defect_with_a_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ from plasmacloud.base.errors import ConfigError, StorageError
 from plasmacloud.base.logging import get_logger
 from plasmacloud.rpc.peer_wire import MAX_EARLIER, PeerClaim, Refusal, RefusalCode
 from plasmacloud.storage.disk import Disk, OsDisk
-from plasmacloud.storage.small_files import read_file, write_file
+from plasmacloud.storage.small_files import read_durably, write_file
 
 MAX_REMEMBERED = 4096
 """More members than any cluster sees in its life; what claims to be one beyond that is let in and not remembered."""
@@ -227,7 +227,7 @@ class PeerRegister:
         """
         disk = OsDisk() if disk is None else disk
         try:
-            memory = PeerMemory.decode(read_file(path, disk=disk), cluster_id)
+            memory = PeerMemory.decode(read_durably(path, disk=disk), cluster_id)
         except FileNotFoundError:
             memory = PeerMemory()
         except DamagedMemory as error:
@@ -276,7 +276,7 @@ class PeerRegister:
             done.set_exception(failure)
             if self._waiting is not None:
                 self._waiting.set_exception(failure)
-            self._saving = self._waiting = None
+            self._saving = self._waiting = done  # until the member has stopped nobody is let in any more
             self._on_fatal(failure)
             return
         done.set_result(None)

@@ -6,6 +6,7 @@ it is not asked, but for their configuration.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,8 +16,11 @@ from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.progress import ProgressState
 from plasmacloud.raft.raft import Raft
 from plasmacloud.raft.state import StateRole
-from plasmacloud.sim.bookkeeping import LOOK_TICKS, Impatience, check_in_force
+from plasmacloud.sim.bookkeeping import LOOK_TICKS, Claims, Impatience, check_in_force
 from plasmacloud.sim.disk import SimDisk
+from plasmacloud.sim.entrance import WatchedRegister, check_remembered
+from plasmacloud.sim.execution import Told, WatchedMachine
+from plasmacloud.sim.filing import Steps, check_installed
 from plasmacloud.sim.observer import Observer, describe_conf
 from plasmacloud.sim.violation import Violation
 
@@ -24,6 +28,10 @@ if TYPE_CHECKING:
     from plasmacloud.chainfire.running_member import RunningMember
     from plasmacloud.chainfire.snapshot_flow import Received
 
+_VOTES = {
+    MessageType.VOTE: MessageType.VOTE_RESPONSE,
+    MessageType.PRE_VOTE: MessageType.PRE_VOTE_RESPONSE,
+}
 _SLACK_TICKS = 3
 _IDLE_LOOKS = 8  # at the members that lack something, once per heartbeat
 _KEPT_QUESTIONS = 2000
@@ -36,11 +44,41 @@ class WatchedRaft(Raft):
     on_membership: Callable[[ConfState], None] | None = None
     on_changed: Callable[[], None] | None = None
     on_append: Callable[[Message], None] | None = None
+    on_problem: Callable[[Violation], None] | None = None
 
     def step(self, message: Message) -> None:
+        kind = message.type
+        if (kind is MessageType.PRE_VOTE or kind is MessageType.VOTE) and self.on_problem is not None:
+            self._step_watched(message, self.on_problem)
+            return
         super().step(message)
-        if message.type is MessageType.APPEND and self.on_append is not None:
+        if kind is MessageType.APPEND and self.on_append is not None:
             self.on_append(message)
+
+    def _step_watched(self, message: Message, on_problem: Callable[[Violation], None]) -> None:
+        """Somebody asks for a vote, or whether it would get it."""
+        term, log_end = self.term, (self.log.last_term, self.log.last_index)
+        hears_leader = self.leader_id != 0 and self._election_elapsed < self.config.election_ticks
+        said = len(self._messages), len(self._after_sync)
+        super().step(message)
+        answers = [*self._messages[said[0] :], *self._after_sync[said[1] :]]
+        granted = any(not each.reject and each.type is _VOTES[message.type] for each in answers)
+        if granted and (message.log_term, message.index) < log_end:
+            on_problem(
+                Violation(
+                    "a vote is for a log as good as the own",
+                    f"{self.id:x} is for {message.sender:x}, whose log ends with entry {message.index} of term "
+                    f"{message.log_term}, and has entry {log_end[1]} of term {log_end[0]}",
+                )
+            )
+        leaves = hears_leader and self.config.check_quorum and not message.force
+        if leaves and message.term > term and (granted or self.term > term):
+            on_problem(
+                Violation(
+                    "who hears from a leader keeps it",
+                    f"{self.id:x} has a leader in term {term}, and is for {message.sender:x} in term {message.term}",
+                )
+            )
 
     def tick(self, missed: int = 0) -> None:
         super().tick(missed)
@@ -55,25 +93,41 @@ class WatchedRaft(Raft):
             self.on_changed()
 
 
-def watched_members(member_class: "type[RunningMember]") -> "type[RunningMember]":
-    """The same, with a raft that tells, and an opening of the data in the middle of which the machine may stop."""
+def watched_members(
+    member_class: "type[RunningMember]", fail: Callable[[Violation], None], on_executed: Told
+) -> "type[RunningMember]":
+    """The same, with parts that tell, and an opening of the data in the middle of which the machine may stop.
+
+    ``fail`` is told what is wrong with its steps, ``on_executed`` what a state machine has executed.
+    """
     raft_class = type("WatchedRaft", (WatchedRaft, member_class.raft_class), {})
+    register_class = type("WatchedRegister", (WatchedRegister, member_class.register_class), {})
 
     def open_data(self: "RunningMember", received: "Received | None" = None) -> None:
         disk = self.environment.disk
         assert isinstance(disk, SimDisk)
+        named = Steps(disk, self.config.data_dir, fail)
+        disk.on_name = named.changes
         steps, disk.false_start = disk.false_start, None
         if received is not None and disk.false_install is not None:
             steps, disk.false_install = disk.false_install, None
-        if steps is None:
-            member_class.open(self, received)
-            return
-        disk.cut_after(steps)
+        if steps is not None and steps >= 0:
+            disk.cut_after(steps)
+        elif steps is not None:
+            named.ends_at = -steps
         member_class.open(self, received)
         if not disk.dead:
             disk.cut_after(None)
 
-    return type(member_class.__name__, (member_class,), {"raft_class": raft_class, "open": open_data})
+    machine_parts = {"on_executed": staticmethod(on_executed)}
+    machine_class = type("WatchedMachine", (WatchedMachine, member_class.machine_class), machine_parts)
+    parts = {
+        "raft_class": raft_class,
+        "register_class": register_class,
+        "machine_class": machine_class,
+        "open": open_data,
+    }
+    return type(member_class.__name__, (member_class,), parts)
 
 
 class Question(msgspec.Struct):
@@ -105,6 +159,7 @@ class Watched(msgspec.Struct):
     conf: ConfState = ConfState()
     before: ConfState = ConfState()  # the configuration before that
     reign: Reign | None = None
+    on_look: list[Callable[[Raft], None]] = []  # called every `LOOK_TICKS` of its ticks
     impatience: Impatience | None = None
 
 
@@ -122,14 +177,32 @@ class Authority:
     def begins(self, member: "RunningMember") -> None:
         """A life: from now on its ticks and its configurations are seen."""
         raft = member.raft
+        impatience, claims = Impatience(member.replica), Claims(member.replica)
         watched = self._members[raft.id] = Watched(
-            raft=raft, conf=raft.conf, before=raft.conf, impatience=Impatience(member.replica)
+            raft=raft,
+            conf=raft.conf,
+            before=raft.conf,
+            impatience=impatience,
+            on_look=[impatience.ticked, claims.ticked],
         )
         if isinstance(raft, WatchedRaft):
             raft.on_tick = lambda: self._ticked(raft, watched)
             raft.on_membership = lambda conf: self._changes(raft, watched, conf)
             raft.on_changed = lambda: self._changed(raft)
+            raft.on_problem = self._fail
             raft.on_append = lambda message: self._appended(raft, message)
+        # What an earlier life has asked is nobody's question any more, whatever number it had.
+        for question in [question for question in self._questions if question[0] == raft.id]:
+            del self._questions[question]
+        if isinstance(member.peers, WatchedRegister):
+            member.peers.on_admitted = lambda claim: self._try(partial(check_remembered, member, claim))
+        self._try(partial(check_installed, member))
+
+    def _try(self, check: Callable[[], None]) -> None:
+        try:
+            check()
+        except Violation as violation:
+            self._fail(violation)
 
     def _appended(self, raft: Raft, message: Message) -> None:
         """Whoever follows the leader of its term answers it, in that term: it promises, or refuses."""
@@ -152,9 +225,10 @@ class Authority:
 
     def _ticked(self, raft: Raft, watched: Watched) -> None:
         watched.ticks += 1
-        if watched.ticks % LOOK_TICKS == 0 and watched.impatience is not None:
+        if watched.ticks % LOOK_TICKS == 0:
             try:
-                watched.impatience.ticked(raft)
+                for look in watched.on_look:
+                    look(raft)
             except Violation as violation:
                 self._fail(violation)
         if raft.role is not StateRole.LEADER:
@@ -280,10 +354,7 @@ class Authority:
     # Steps
 
     def _changes(self, raft: Raft, watched: Watched, conf: ConfState) -> None:
-        try:
-            check_in_force(raft)
-        except Violation as violation:
-            self._fail(violation)
+        self._try(partial(check_in_force, raft))
         before = raft.conf
         problem = bad_step(before, conf)
         if problem:

@@ -9,7 +9,9 @@ with the thing itself, as soon as it changes: with the simulated disk, the log, 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from plasmacloud.chainfire.cluster_state import ClusterState
 from plasmacloud.chainfire.lane import Lane
+from plasmacloud.chainfire.state_meta import META_NAME, decode_state_meta
 from plasmacloud.chainfire.waiting import Waiter
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.state import StateRole
@@ -126,8 +128,10 @@ def check_uncommitted(raft: "Raft") -> None:
         )
 
 
-def check_mark(member: "RunningMember", states: Mapping[int, tuple[object, ...]]) -> None:
-    """A mark was set. ``states``: what members were at an applied index; the last of it is the configuration."""
+def check_mark(member: "RunningMember", states: Mapping[int, tuple[object, ...]], floor_before: int) -> None:
+    """A mark was set. ``states``: what members were at an applied index; the last of it is the configuration.
+    ``floor_before``: what everybody had, as far as was known a turn ago.
+    """
     mark, raft = member.wal.log_mark, member.raft
     state = states.get(mark.index)
     if state is not None:
@@ -140,12 +144,37 @@ def check_mark(member: "RunningMember", states: Mapping[int, tuple[object, ...]]
                 f"had term {term}, {conf} there",
             )
     tuning, floor = member.config.tuning, member.snapshots.floor
-    if floor is None or tuning.max_log_bytes < _LARGE_LOG_BYTES or mark.index - floor > tuning.max_entries:
+    if tuning.max_log_bytes < _LARGE_LOG_BYTES:
         return
-    if raft.log.first_index > floor + 1:
+    if floor is not None and mark.index - floor <= tuning.max_entries and raft.log.first_index > floor + 1:
         raise Violation(
             "the log goes on behind a snapshot under way",
             f"{raft.id:x} sends a snapshot of index {floor}, and its log begins at {raft.log.first_index}",
+        )
+    shared = max(floor_before, member.replica.floor)
+    if mark.index - shared <= tuning.max_entries and raft.log.first_index > shared + 1:
+        raise Violation(
+            "the log keeps what somebody lacks",
+            f"{raft.id:x} knows that everybody has entry {shared}, and its log begins at {raft.log.first_index}",
+        )
+
+
+def check_saved(member: "RunningMember", states: Mapping[int, tuple[object, ...]]) -> None:
+    """A checkpoint was written: it is the state of its index. ``states``: as for `check_mark`."""
+    saved = member.checkpointer._saved
+    state = states.get(saved.index)
+    if state is None:
+        return
+    encoded = member.store.meta(META_NAME)
+    if encoded is None:
+        return  # it has never saved anything
+    meta = decode_state_meta({META_NAME: encoded})
+    told = (saved.term, saved.conf)
+    written = (meta.applied_term, meta.change_crc, meta.revision, ClusterState.decode(meta.cluster).conf)
+    if told != (state[0], state[-1]) or (meta.applied_index == saved.index and written != state):
+        raise Violation(
+            "a checkpoint is that of its index",
+            f"{member.raft.id:x} has saved entry {saved.index} as {told}, {written}; members had {state} there",
         )
 
 
@@ -166,6 +195,43 @@ def check_leavers(member: "RunningMember", before: ConfState, conf: ConfState) -
         raise Violation("who has left has no say", f"{member.raft.id:x} does not remember that {left} left")
 
 
+class Claims:
+    """Of one life: what a leader takes for proposed, and so drops when it comes again, is in its log.
+
+    Looked at every `LOOK_TICKS` of its ticks, in two steps: what the leader takes for proposed at one look was in its
+    log by then, and is executed when that much of the log is applied.
+    """
+
+    def __init__(self, replica: "Replica") -> None:
+        self._replica = replica
+        self._term = 0
+        self._claims: dict[tuple[int, int, int], tuple[int, int]] = {}  # (end of the log then, overdue for ticks)
+
+    def ticked(self, raft: "Raft") -> None:
+        """Some ticks have passed. Raises `Violation`."""
+        before = self._claims if raft.term == self._term else {}
+        self._term, self._claims = raft.term, {}
+        if not raft.takes_proposals:
+            return  # it may not have looked at what it remembers in this term
+        for origin, (incarnation, last_seq) in self._replica._proposer._proposed.items():
+            claim = (origin, incarnation, last_seq)
+            end, ticks = before.get(claim, (raft.last_index, 0))
+            due = raft.applied >= end and not self._executed(*claim)
+            self._claims[claim] = (end, ticks + LOOK_TICKS if due else 0)
+            if ticks > _OVERDUE_TICKS:
+                raise Violation(
+                    "what counts as proposed is in the log",
+                    f"{raft.id:x}, leader of term {raft.term}, takes the commands of {origin:x} up to {last_seq} for "
+                    f"proposed; it has applied {raft.applied} entries, and they are not executed",
+                )
+
+    def _executed(self, origin: int, incarnation: int, last_seq: int) -> bool:
+        machine = self._replica.machine
+        session = machine.sessions.get(origin)
+        gone = origin in machine.cluster.departed
+        return gone or (session is not None and tuple(session) >= (incarnation, last_seq))
+
+
 class Impatience:
     """Of one life: who waits for an answer that may be lost asks again. Looked at every `LOOK_TICKS` of its ticks."""
 
@@ -175,6 +241,8 @@ class Impatience:
         self._transfer = (0, 0)  # to whom the leader hands over, and for how many ticks by its own count
         self._transfer_ticks = 0
         self._asked: dict[int, float] = {}  # context -> when the leader was asked last
+        self._led: tuple[tuple[int, int], float] = ((0, 0), 0.0)  # leader and term, and since when at the earliest
+        self._looked_at = 0.0
 
     def asked(self, context: int) -> None:
         """A question to the leader leaves."""
@@ -186,6 +254,9 @@ class Impatience:
 
     def ticked(self, raft: "Raft") -> None:
         """Some ticks have passed. Raises `Violation`."""
+        if self._replica._leader_seen != self._led[0]:  # who is lost and found within a turn was not away
+            self._led = self._replica._leader_seen, self._looked_at
+        self._looked_at = self._replica._loop.time()
         self._overdue = {each: self._overdue.get(each, 0) + LOOK_TICKS for each in self._find_overdue(raft)}
         if max(self._overdue.values(), default=0) > _OVERDUE_TICKS:
             raise Violation("who waits asks again", f"{raft.id:x}, {raft.role.value} of term {raft.term}, does not")
@@ -203,15 +274,21 @@ class Impatience:
         if not leader or not replica._running:
             return
         now = replica._loop.time()
+        since = self._led[1] - _MOMENT_S
         for each in replica._reads._rounds:
             unasked = leader != raft.id and self._asked.get(each.context, 0.0) < each.again_at - each.wait_s - _MOMENT_S
             if each.index is None and (each.again_at <= now or unasked):
                 yield each.context, each.again_at
         if raft.takes_proposals if leader == raft.id else replica.transport.is_connected(leader):
             for lane in replica._lanes:
-                if _has_forgotten(lane, now):
+                if _has_forgotten(lane, now) or _was_not_told(lane, since):
                     yield lane, lane._again_at
 
 
 def _has_forgotten(lane: Lane[Waiter], now: float) -> bool:
     return lane.queue.in_flight_count > 0 and (lane.is_due(now) or lane._again_at == float("inf"))
+
+
+def _was_not_told(lane: Lane[Waiter], since: float) -> bool:
+    """Whether what is in flight was last sent before the present leader led."""
+    return lane.queue.in_flight_count > 0 and lane._again_at - lane._again_delay_s < since

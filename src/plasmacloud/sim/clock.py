@@ -56,10 +56,14 @@ class World:
         try:
             self._run(until_ns)
         finally:
-            self.running = None
-            events._set_running_loop(None)
+            self.leave()
         if not self.stopped:
             self.now_ns = max(self.now_ns, until_ns)
+
+    def leave(self) -> None:
+        """No process runs: who goes on has a loop of his own, or none."""
+        self.running = None
+        events._set_running_loop(None)
 
     def _run(self, until_ns: int) -> None:
         heap = self._heap

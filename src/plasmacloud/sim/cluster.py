@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -33,6 +34,7 @@ from plasmacloud.raft.membership import ConfState
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.sim.authority import Authority, watched_members
 from plasmacloud.sim.clock import NS_PER_S, World
+from plasmacloud.sim.execution import check_executed
 from plasmacloud.sim.loop import SimLoop
 from plasmacloud.sim.network import Network
 from plasmacloud.sim.node import Machinery, Node
@@ -81,7 +83,7 @@ class Cluster:
             trace=self.trace,
             disk_options=options.disk,
             transport=partial(watched_transport, self.observer, self.authority, self.fail, options.peers),
-            member_class=watched_members(member_class),
+            member_class=watched_members(member_class, self.fail, self._executed),
             observe=self._observe,
             ended=self._ended,
             died=self._died,
@@ -203,6 +205,13 @@ class Cluster:
                 self.observer.look(member)
             except Violation as violation:
                 self.fail(violation)
+
+    def _executed(self, *what: Any) -> None:
+        """A member has executed an entry."""
+        try:
+            check_executed(self.observer.model, *what)
+        except Violation as violation:
+            self.fail(violation)
 
     def fail(self, violation: Violation, cause: object = None) -> None:
         """A rule was broken: the run is over."""

@@ -14,6 +14,7 @@ from plasmacloud.sim.store import Tables, damage
 from plasmacloud.storage.wal_format import BLOCK_BYTES, GROUP_MAGIC
 
 _LOG = Path("/data/wal")
+_MEMORY = Path("/data/peers.json")
 _STATE = Path("/data/state/data.mdb")
 _LAST = 4
 
@@ -33,11 +34,16 @@ def _sectors(node: Node) -> list[tuple[Inode, int]]:
     return sectors[-_LAST:] if node.rng.randrange(2) else sectors
 
 
-def _middle(inode: Inode) -> int:
-    """Where the last group but one of a segment begins: a power loss can have cut only the last one."""
-    groups = [
+def _groups(inode: Inode) -> list[int]:
+    """Where the groups of a segment begin."""
+    return [
         offset for offset in range(0, len(inode.durable), BLOCK_BYTES) if inode.durable.startswith(GROUP_MAGIC, offset)
     ]
+
+
+def _middle(inode: Inode) -> int:
+    """Where the last group but one of a segment begins: a power loss can have cut only the last one."""
+    groups = _groups(inode)
     return groups[-2] if len(groups) > 1 else 0
 
 
@@ -53,8 +59,15 @@ def corrupt_log(node: Node) -> bool:
 
 
 def misdirect_log(node: Node) -> bool:
-    """A write went to another sector: that holds it, and its own place what was there before."""
+    """A write went to another sector: that holds it, and its own place what was there before.
+
+    Half of the time it is the beginning of a group, and it went to that of another one in the same segment.
+    """
     sectors = _sectors(node)
+    if sectors and node.rng.randrange(2):
+        segment = node.rng.choice(sectors)[0]
+        groups = set(_groups(segment))
+        sectors = [(inode, offset) for inode, offset in sectors if inode is segment and offset in groups]
     if not sectors:
         return False
     (source, here), (target, there) = node.rng.choice(sectors), node.rng.choice(sectors)
@@ -62,6 +75,33 @@ def misdirect_log(node: Node) -> bool:
     if sector == target.durable[there : there + SECTOR_BYTES]:
         return False
     target.alter(there, sector)
+    return True
+
+
+def lose_part(node: Node) -> bool:
+    """A file of the log is gone, or what was written to it last; and not of the newest one."""
+    folder = node.disk.folder(_LOG)
+    segments = sorted(name for name in folder.durable if name.endswith(".wal"))[:-1]
+    if not segments:
+        return False
+    name = node.rng.choice(segments)
+    inode = folder.durable[name]
+    assert isinstance(inode, Inode)
+    groups = _groups(inode)
+    if groups and node.rng.randrange(2):
+        inode.alter(groups[-1], bytes(len(inode.durable) - groups[-1]))
+    else:
+        for names in (folder.names, folder.durable):
+            names.pop(name, None)
+    return True
+
+
+def corrupt_memory(node: Node) -> bool:
+    """What the member remembers of the others' lives is altered: it will know that, and remember nothing."""
+    remembered = node.disk.find(_MEMORY)
+    if not isinstance(remembered, Inode) or not remembered.durable:
+        return False
+    remembered.alter(node.rng.randrange(len(remembered.durable)), b"!")
     return True
 
 

@@ -221,8 +221,11 @@ class SimDisk:
         self.steps = 0
         self._held: set[Path] = set()
         self.false_start: int | None = None  # the next opening of the member's data ends after so many operations
-        self.false_install: int | None = None  # the same with the next one that installs a snapshot
+        self.false_install: int | None = (
+            None  # the next one that installs a snapshot; below 0: before that change of a name
+        )
         self.on_log_write: Callable[[], None] | None = None  # called once, in a write to the log that ends everything
+        self.on_name: Callable[[Path], None] | None = None  # called before a name is given or taken
         self.least_torn_bytes = 0
         self._cut_after: int | None = None
         self._dead = False
@@ -238,6 +241,8 @@ class SimDisk:
                 self._dead = True
         if self._dead:
             raise PowerLoss
+        if operation == "name" and self.on_name is not None:
+            self.on_name(path)
         if self.on_step is not None:
             self.on_step(operation, path)
 
@@ -275,7 +280,7 @@ class SimDisk:
     def restart(self, *, power_lost: bool) -> None:
         """The process that used it is gone; after a power loss so is what was not synced."""
         self._cut_after, self._dead = None, False
-        self.false_start = self.on_log_write = None
+        self.false_start = self.on_log_write = self.on_name = None
         self._held = set()  # a lock that is released late, by a process that is gone, is another one's
         if power_lost:
             share = self.rng.choice((0.0, 0.5, 0.9, 1.0))
@@ -299,6 +304,13 @@ class SimDisk:
                 return False
             node = node.durable.get(part)
         return isinstance(node, Inode) and node.is_durable(offset)
+
+    def surely(self, path: Path) -> bytes | None:
+        """What is on the medium under that name and in that file; None: nothing."""
+        node: Node | None = self.root
+        for part in path.parts[1:]:
+            node = node.durable.get(part) if isinstance(node, Folder) else None
+        return bytes(node.durable) if isinstance(node, Inode) else None
 
     def inodes(self, path: Path) -> Iterator[tuple[Path, Inode]]:
         """Every file below a directory, in the order of their names."""

@@ -9,15 +9,17 @@ from pathlib import Path
 from plasmacloud.sim.aside import change_aside, write_aside
 from plasmacloud.sim.clock import NS_PER_S
 from plasmacloud.sim.cluster import Cluster
-from plasmacloud.sim.decay import corrupt_log, corrupt_record, misdirect_log
 from plasmacloud.sim.disk import SECTOR_BYTES
+from plasmacloud.sim.losses import Losses
 from plasmacloud.sim.node import Node
 from plasmacloud.sim.options import FaultKind
 from plasmacloud.sim.schedule import Fault, is_short
 
 Way = tuple[str, str]
+_LOOK_NS = NS_PER_S // 1000
 _START_STEPS = 30  # operations of the disk that a start takes
 _INSTALL_STEPS = 60  # and one that installs a snapshot before
+_DECIDED_STEPS = 6  # times that a name is named behind the decision
 
 
 class Injector:
@@ -28,6 +30,7 @@ class Injector:
         self._schedule = schedule
         self._open = True
         self._undo: dict[int, Callable[[], None]] = {}  # how each fault that lasts is taken back
+        losses = Losses(cluster, self._victim, self._happened, lambda: self._open)
         self._acts: dict[FaultKind, Callable[[Fault], Callable[[], None] | None]] = {
             FaultKind.KILL: partial(self._end, power_lost=False),
             FaultKind.POWER: partial(self._end, power_lost=True),
@@ -43,21 +46,22 @@ class Injector:
             FaultKind.FULL_DISK: self._full_disk,
             FaultKind.FAILED_SYNC: partial(self._fail_disk, operation="sync"),
             FaultKind.FAILED_READ: partial(self._fail_disk, operation="read"),
-            FaultKind.CORRUPT: self._corrupt,
-            FaultKind.MISDIRECT: self._misdirect,
+            FaultKind.CORRUPT: losses.corrupt,
+            FaultKind.MISDIRECT: losses.misdirect,
             FaultKind.CLOCK_JUMP: self._clock_jump,
             FaultKind.TRANSFER: self._transfer,
             FaultKind.JOIN: self._join,
             FaultKind.LEAVE: self._leave,
-            FaultKind.WIPE: self._wipe,
-            FaultKind.AMNESIA: self._amnesia,
+            FaultKind.WIPE: losses.wipe,
+            FaultKind.AMNESIA: losses.amnesia,
             FaultKind.FALSE_START: self._false_start,
             FaultKind.TEAR: self._tear,
             FaultKind.AMBUSH: self._ambush,
             FaultKind.CHASE: self._chase,
             FaultKind.REPLACE: self._replace,
             FaultKind.RIFT: self._rift,
-            FaultKind.SET_BACK: self._set_back,
+            FaultKind.SET_BACK: losses.set_back,
+            FaultKind.WIDOW: self._widow,
         }
 
     def start(self) -> None:
@@ -135,13 +139,15 @@ class Injector:
             if waits and node.life is life:
                 waits = False
                 self._happened(fault, node.name)
-                cluster.kill(node, power_lost=True)
+                cluster.kill(node, power_lost=power_lost)
                 cluster.restart_later(node, 0.1 + fault.amount)
 
         def undo() -> None:
             nonlocal waits
             waits = False
 
+        # Of a process that dies alone, the next one reads what it wrote and did not sync.
+        power_lost = not fault.pick & 1 or bool(fault.pick & 2)
         if fault.pick & 1:
             share = fault.amount
             life.workshop.on_begin = lambda takes_s: cluster.world.after(round(takes_s * share * NS_PER_S), strike)
@@ -179,7 +185,8 @@ class Injector:
             return
         self._happened(fault, node.name)
         if fault.pick & 1:
-            node.disk.false_install = _START_STEPS // 2 + round((_INSTALL_STEPS - _START_STEPS // 2) * fault.amount)
+            behind_start = _START_STEPS // 2 + round((_INSTALL_STEPS - _START_STEPS // 2) * fault.amount)
+            node.disk.false_install = -1 - fault.pick // 4 % _DECIDED_STEPS if fault.pick & 2 else behind_start
         else:
             self._cluster.kill(node, power_lost=bool(fault.pick & 2))
             node.start(false_start=round(_START_STEPS * fault.amount))
@@ -210,7 +217,11 @@ class Injector:
         self._happened(fault, node.name)
         node.pause()
         if fault.pick & 2:  # what two leaders have told it meanwhile, it hears in one breath
-            self._cluster.world.after(round(fault.for_s * fault.amount * NS_PER_S), self._hand_over)
+            away_s = fault.for_s * fault.amount
+            self._cluster.world.after(round(away_s * NS_PER_S), self._hand_over)
+            if fault.pick & 4:  # or what one leader has told it in two terms
+                back_s = away_s + (fault.for_s - away_s) / 2
+                self._cluster.world.after(round(back_s * NS_PER_S), self._hand_over)
         return life.loop.resume
 
     # The network
@@ -261,7 +272,8 @@ class Injector:
     def _chase(self, fault: Fault) -> Callable[[], None] | None:
         """What a leader could not spread any more is the end of its log when it comes back, and the next one is away.
 
-        Every other time it still reaches one of the others.
+        Every other time it still reaches one of the others. And every other time it is made the leader again as soon as
+        it is back: what it could not spread it has lost by then, and has to know that.
         """
         cluster = self._cluster
         step_ns = round((2.0 + 2.0 * fault.amount) * cluster.options.election_timeout_s * NS_PER_S)
@@ -272,7 +284,11 @@ class Injector:
             if over:
                 return
             leader = cluster.leader()
-            if leader is not None and leader.name not in cut:
+            if leader is not None and cut and leader.name not in cut and fault.pick & 0x100:
+                before = cluster.nodes[next(iter(cut))]
+                take_back()
+                self._hand_over_to(leader, before)
+            elif leader is not None and leader.name not in cut:
                 take_back()
                 others = [name for name in cluster.nodes if name != leader.name]
                 if fault.pick & 1 and len(others) > 1:
@@ -300,6 +316,37 @@ class Injector:
         """Give a member writes of which nobody wants to know more: one entry of the log each."""
         for number in range(writes):
             self._cluster.world.after((number + 1) * for_ns // writes, write_aside, node, number)
+
+    def _widow(self, fault: Fault) -> Callable[[], None] | None:
+        """Whoever leads is kept from one of the others for a few entries, and dies when they are committed: that one
+        lacks them, and may well be the first that wants to lead.
+        """
+        cluster, leader = self._cluster, self._cluster.leader()
+        voters = cluster.observer.latest_conf.voters
+        others = [node for node in cluster.alive() if node is not leader and node.member_id in voters]
+        if leader is None or leader.paused or len(others) < 2:
+            return None
+        life, entries = leader.life, 1 + fault.pick // 16 % 3
+        undo = self._block(fault, [(leader.name, others[fault.pick % len(others)].name)])
+        goal, waits = cluster.observer.commit + entries, True
+        self._flood(leader, entries, entries * NS_PER_S // 50)
+
+        def look() -> None:
+            if waits and cluster.observer.commit < goal:
+                cluster.world.after(_LOOK_NS, look)
+            elif waits and leader.life is life:
+                cluster.kill(leader, power_lost=bool(fault.pick & 8))
+                cluster.restart_later(leader, 0.3 + fault.amount)
+                end()
+
+        def end() -> None:
+            nonlocal waits
+            if waits:
+                waits = False
+                undo()
+
+        look()
+        return end
 
     def _rift(self, fault: Fault) -> Callable[[], None]:
         """While members disagree about who has a say: the leader is left with a majority of the newest members, or the
@@ -404,23 +451,6 @@ class Injector:
 
         return undo
 
-    def _decay(self, fault: Fault, harm: Callable[[Node], bool]) -> Callable[[], None] | None:
-        """A machine loses power, and comes back with a disk that is not what it was."""
-        node = self._victim(fault)
-        if node.name in self._cluster.ruined or not self._cluster.can_spare(node) or node.damaged:
-            return None
-        self._cluster.kill(node, power_lost=True)
-        if harm(node):
-            self._happened(fault, node.name)
-            node.damaged = True
-        return partial(self._cluster.start, node)
-
-    def _corrupt(self, fault: Fault) -> Callable[[], None] | None:
-        return self._decay(fault, corrupt_log if fault.pick & 1 else corrupt_record)
-
-    def _misdirect(self, fault: Fault) -> Callable[[], None] | None:
-        return self._decay(fault, misdirect_log)
-
     def _clock_jump(self, fault: Fault) -> None:
         node = self._victim(fault)
         self._happened(fault, node.name)
@@ -429,7 +459,7 @@ class Injector:
     # Members
 
     def _transfer(self, fault: Fault) -> Callable[[], None] | None:
-        """Every other time nothing passes between the two from that moment on."""
+        """Every other time nothing passes between the two from then on; else a third one may stand still meanwhile."""
         leader, target = self._heir()
         if leader is None or target is None:
             return None
@@ -438,8 +468,25 @@ class Injector:
             undo = self._block(fault, [(leader.name, target.name), (target.name, leader.name)])
         else:
             self._happened(fault, leader.name)
+            if fault.pick & 2:
+                self._pause_witness(fault, leader, target)
         self._hand_over()
         return undo
+
+    def _pause_witness(self, fault: Fault, leader: Node, target: Node) -> None:
+        """Somebody hears two leaders in one breath; or, every other time, one of them in two terms."""
+        cluster = self._cluster
+        others = [node for node in cluster.alive() if node not in (leader, target) and not node.paused]
+        if not others:
+            return
+        node = others[fault.pick // 8 % len(others)]
+        assert node.life is not None
+        node.pause()
+        write_aside(leader, 0)
+        timeout_ns = round(cluster.options.election_timeout_s * NS_PER_S)
+        if fault.pick & 4:
+            cluster.world.after(timeout_ns, self._hand_over)
+        cluster.world.after(2 * timeout_ns, node.life.loop.resume)
 
     def _heir(self) -> tuple[Node | None, Node | None]:
         """The leader, and to whom it would hand over."""
@@ -450,10 +497,20 @@ class Injector:
 
     def _hand_over(self) -> None:
         leader, target = self._heir()
-        if not self._open or leader is None or target is None or leader.member is None or leader.life is None:
+        if self._open and leader is not None and target is not None:
+            self._hand_over_to(leader, target)
+
+    def _hand_over_to(self, leader: Node, target: Node) -> None:
+        member, life, for_s = leader.member, leader.life, 2 * self._cluster.options.election_timeout_s
+        if member is None or life is None:
             return
-        loop, replica, for_s = leader.life.loop, leader.member.replica, 2 * self._cluster.options.election_timeout_s
-        loop.enter(lambda: loop.create_task(replica.hand_over(target.member_id, for_s)))
+        replica = member.replica
+
+        async def hand_over() -> None:
+            if replica.is_leader and target.member_id in replica.raft.conf.voters:  # it may have stood still meanwhile
+                await replica.hand_over(target.member_id, for_s)
+
+        life.loop.enter(lambda: life.loop.create_task(hand_over()))
 
     def _join(self, fault: Fault) -> None:
         if self._ask_to_join(fault):
@@ -484,66 +541,3 @@ class Injector:
         if several:
             self._cluster.operator.replace_member(self._victim(fault))
         return several
-
-    def _wipe(self, fault: Fault) -> None:
-        node = self._victim(fault)
-        if node.name not in self._cluster.ruined and self._cluster.can_spare(node):
-            self._happened(fault, node.name)
-            self._cluster.ruin(node)
-            node.disk.wipe()
-
-    def _amnesia(self, fault: Fault) -> Callable[[], None] | None:
-        """Only where everybody else has met the victim's present life: then all of them know better than it.
-
-        Somebody who has not met it cannot know, and is lost to the cluster together with it (`peer_memory`). And a
-        member that founded a cluster alone founds it anew on an empty disk, before anybody can tell it otherwise.
-        """
-        node, cluster = self._victim(fault), self._cluster
-        if not self._is_missed(node):
-            return None
-        self._happened(fault, node.name)
-        cluster.ruin(node)
-        cluster.amnesiacs.add(node.name)
-        node.disk.wipe()
-        return partial(self._start_against_advice, node)
-
-    def _is_missed(self, node: Node) -> bool:
-        """Whether its data may be lost, and all others would know, by what they remember and by their state."""
-        cluster, member = self._cluster, node.member
-        alone = cluster.options.members == 1
-        if member is None or alone or node.name in cluster.ruined or node.damaged or not cluster.can_spare(node):
-            return False
-        for other in cluster.intact():
-            if other is node or not cluster.observer.belongs(other.member_id):
-                continue
-            if other.member is None or other.member.peers.memory.known(node.member_id) != member.data.life[:2]:
-                return False
-            session = other.member.machine.sessions.get(node.member_id)
-            if session is None or session.incarnation != member.data.incarnation:
-                return False
-        return True
-
-    def _start_against_advice(self, node: Node) -> None:
-        if not node.running and self._open:
-            node.start()
-
-    def _set_back(self, fault: Fault) -> Callable[[], None] | None:
-        """A copy is made while the member does not run. It runs again, and later the copy takes the place of its disk:
-        what it promised meanwhile is forgotten. Like `_amnesia`, only where all others have met the life that is lost.
-        """
-        node, cluster = self._victim(fault), self._cluster
-        if node.member is None or node.name in cluster.ruined:
-            return None
-        cluster.kill(node, power_lost=True)
-        copy = node.disk.root.copy()
-        cluster.restart_later(node, 0.3)
-
-        def set_back() -> None:
-            if self._open and self._is_missed(node):
-                self._happened(fault, node.name)
-                cluster.ruin(node)
-                cluster.amnesiacs.add(node.name)
-                node.disk.root = copy
-                cluster.world.after(NS_PER_S // 2, self._start_against_advice, node)
-
-        return set_back

@@ -55,10 +55,12 @@ def seen_together(keys: int, kvs: Sequence[kv_pb2.KeyValue]) -> tuple[str, int] 
 
 
 class Past:
-    """What the store held as of the revisions that were read. ``compacted``: the highest one anybody asked for."""
+    """What the store held as of the revisions that were read. ``compacted``: the highest one anybody asked for;
+    ``surely_compacted``: was told to be done.
+    """
 
     def __init__(self) -> None:
-        self.compacted = 0
+        self.compacted = self.surely_compacted = 0
         self._states: dict[int, tuple[tuple[bytes, bytes, int, int, int], ...]] = {}
 
     @property

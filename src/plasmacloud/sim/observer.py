@@ -26,9 +26,12 @@ from plasmacloud.sim.bookkeeping import (
     check_leavers,
     check_mark,
     check_memberships,
+    check_saved,
     check_spoken,
     check_uncommitted,
 )
+from plasmacloud.sim.execution import check_store
+from plasmacloud.sim.model import Model
 from plasmacloud.sim.trace import Trace
 from plasmacloud.sim.violation import Violation
 
@@ -59,6 +62,8 @@ class Seen(msgspec.Struct):
     applied: int = 0
     durable: int = 0
     mark: object = None
+    saved: object = None
+    floor: int = 0
     hard_state: object = None
     conf: ConfState | None = None
     matches: dict[int, int] = {}  # of a leader
@@ -72,6 +77,7 @@ class Observer:
         self.candidacies = 0  # how often somebody wanted to lead
         self.commit = 0  # the highest commit index that anybody knew
         self.leaders: dict[int, int] = {}  # term -> member
+        self.model = Model()
         self.on_vote: dict[int, Callable[[], None]] = {}  # called once when that member asks for votes, or gives one
         self._trace = trace
         self._votes: dict[tuple[int, int], int] = {}  # (term, voter) -> candidate that was promised the vote
@@ -247,7 +253,7 @@ class Observer:
             check_hard_state(member)
         if member.wal.log_mark is not seen.mark:
             seen.mark = member.wal.log_mark
-            check_mark(member, self._states)
+            check_mark(member, self._states, seen.floor)
 
     def _begin(self, member: "RunningMember") -> Seen:
         """A new life: it must know what the lives before it said."""
@@ -267,6 +273,8 @@ class Observer:
             self._trace.count("snapshots installed")
         self._note_conf(applied, raft.conf)
         self._check_applied(member, applied)
+        if member.machine.is_whole:
+            check_store(self.model, member)
         self._terms.add(raft.term)
         return Seen(member=member, commit=applied, applied=applied, mark=member.wal.log_mark, conf=raft.conf)
 
@@ -335,7 +343,10 @@ class Observer:
         if log.memberships:
             check_memberships(member)
         seen.term, seen.role, seen.commit, seen.applied = raft.term, raft.role, log.commit, applied
-        seen.durable = log.durable
+        seen.durable, seen.floor = log.durable, member.replica.floor
+        if member.checkpointer._saved is not seen.saved:
+            seen.saved = member.checkpointer._saved
+            check_saved(member, self._states)
 
     def _check_term(self, raft: "Raft", seen: Seen) -> None:
         """A term begins with a candidate, who stands because a majority would vote for it, or because it was told to.
@@ -509,6 +520,7 @@ class Observer:
         if self._hashes.setdefault(machine.applied_index, digest) != digest:
             raise Violation("state machine safety", f"states differ at index {machine.applied_index}")
         self._hashes.pop(machine.applied_index - _KEPT, None)
+        check_store(self.model, member)
 
     def _note_conf(self, applied: int, conf: ConfState) -> None:
         if applied > self._latest_at and conf.voters:

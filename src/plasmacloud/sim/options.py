@@ -52,6 +52,7 @@ class FaultKind(Enum):
     REPLACE = "replace"  # a new member takes the place of another, in one joint change
     RIFT = "rift"  # the network splits right behind a change of the membership
     SET_BACK = "set-back"  # a disk is set back to a copy of an earlier life; the member is removed, and a new one joins
+    WIDOW = "widow"
 
 
 class WorkloadOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +135,7 @@ _USUAL_GAP_S: dict[FaultKind, float] = {
     FaultKind.REPLACE: 20.0,
     FaultKind.RIFT: 12.0,
     FaultKind.SET_BACK: 30.0,
+    FaultKind.WIDOW: 10.0,
 }
 
 
@@ -217,11 +219,11 @@ def _draw_workload(rng: random.Random) -> WorkloadOptions:
         patience_s=rng.choice((2.0, 8.0)),  # shorter or longer than that of the member which was asked
         weights=rng.choice(
             (
-                (30, 30, 8, 25, 6, 1),
-                (60, 10, 5, 20, 4, 1),
-                (10, 60, 5, 20, 4, 1),
-                (20, 15, 8, 15, 4, 4, 8, 6, 10, 12),
-                (10, 10, 15, 10, 0, 8, 10, 10, 10, 20),
+                (30, 30, 8, 25, 6, 1, 0, 0, 0, 0, 8, 4),
+                (60, 10, 5, 20, 4, 1, 0, 0, 0, 0, 8, 4),
+                (10, 60, 5, 20, 4, 1, 0, 0, 0, 0, 15, 10),
+                (20, 15, 8, 15, 4, 4, 8, 6, 10, 12, 15, 10),
+                (10, 10, 15, 10, 0, 8, 10, 10, 10, 20, 25, 15),
             )
         ),
         value_bytes=rng.choice((16, 64, 1500, 1500)),

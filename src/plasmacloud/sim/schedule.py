@@ -45,6 +45,7 @@ _LASTS_S: dict[FaultKind, float] = {
     FaultKind.CHASE: 5.0,
     FaultKind.RIFT: 12.0,
     FaultKind.SET_BACK: 6.0,
+    FaultKind.WIDOW: 2.0,
 }
 
 

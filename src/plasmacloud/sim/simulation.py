@@ -7,6 +7,7 @@
 4. The history of the clients must be linearizable.
 """
 
+import traceback
 from collections.abc import Sequence
 
 import msgspec
@@ -29,6 +30,7 @@ from plasmacloud.verify.search import Answer
 
 _CHECK_STEPS = 300_000
 _SLICE_S = 0.5
+_SHOWN_FRAMES = 4
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -72,7 +74,13 @@ class Simulation:
         self.options = options
         self.cluster = cluster = Cluster(options, member_class)
         self.workload = Workload(
-            cluster.world, cluster.trace, options.workload, options.seed, cluster.alive, cluster.fail
+            cluster.world,
+            cluster.trace,
+            options.workload,
+            options.seed,
+            cluster.alive,
+            cluster.fail,
+            cluster.observer.model,
         )
         cluster.on_death = self._on_death
         self.schedule = draw_schedule(options) if schedule is None else list(schedule)
@@ -87,6 +95,21 @@ class Simulation:
 
     def _run(self) -> Outcome:
         cluster = self.cluster
+        try:
+            self._live()
+        except Exception as error:  # noqa: BLE001 - who looks at a member calls its code, too
+            where = "".join(traceback.format_exception(error)[-_SHOWN_FRAMES:])
+            cluster.fail(Violation("no defect", f"while members were looked at: {error!r}\n{where}"), error)
+        finally:
+            cluster.world.leave()
+        outcome = self._outcome()
+        for node in cluster.nodes.values():
+            if node.life is not None:
+                node.life.loop.kill()
+        return outcome
+
+    def _live(self) -> None:
+        cluster = self.cluster
         cluster.found()
         cluster.operator.start()
         self.workload.start()
@@ -97,11 +120,6 @@ class Simulation:
             Recovery(cluster, self.workload).run()
         if cluster.violation is None:
             self._check_history()
-        outcome = self._outcome()
-        for node in cluster.nodes.values():
-            if node.life is not None:
-                node.life.loop.kill()
-        return outcome
 
     def _on_death(self, node: object) -> None:
         for client in self.workload.clients:

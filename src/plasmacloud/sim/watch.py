@@ -8,7 +8,10 @@ from typing import Any
 
 from plasmacloud.raft.messages import MessageType
 from plasmacloud.rpc.peer import PeerOptions, PeerTransport
+from plasmacloud.rpc.peer_link import OutgoingLink, PeerLink
+from plasmacloud.rpc.peer_wire import Refusal, Welcome
 from plasmacloud.sim.authority import Authority
+from plasmacloud.sim.entrance import Verdicts
 from plasmacloud.sim.observer import Observer
 from plasmacloud.sim.violation import Violation
 
@@ -40,6 +43,43 @@ class WatchedTransport(PeerTransport):
     observer: Observer
     authority: Authority
     fail: Callable[[Violation], None]
+    verdicts: Verdicts | None = None
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        address = await super().start(host, port)
+        assert self._loop is not None
+        self.verdicts = Verdicts(dict(self._peers), self._loop.time(), self.options.settle_s)
+        return address
+
+    def _judged_by(self, member_id: int) -> None:
+        if self.verdicts is not None:
+            self.verdicts.heard(member_id)
+
+    def link_welcomed(self, link: OutgoingLink, welcome: Welcome) -> None:
+        self._judged_by(link.member_id)
+        super().link_welcomed(link, welcome)
+
+    def link_refused(self, link: PeerLink, refusal: Refusal) -> None:
+        self._judged_by(link.member_id)
+        super().link_refused(link, refusal)
+
+    def _note_error(self, peer: Any, text: str, *, refusal: bool = False) -> None:
+        self._judged_by(peer.member_id)
+        super()._note_error(peer, text, refusal=refusal)
+
+    def _opened(self, link: PeerLink) -> None:
+        if self.verdicts is not None and self._loop is not None and self._running:
+            missing = self.verdicts.missing(dict(self._peers), self._loop.time())
+            if missing:
+                awaited = ", ".join(f"{member_id:x}" for member_id in missing)
+                self.fail(
+                    Violation(
+                        "nobody speaks before all have judged",
+                        f"{self._identity.member_id:x} talks with {link.member_id:x}, and does not know yet what "
+                        f"{awaited} think of it",
+                    )
+                )
+        super()._opened(link)
 
     def send(self, member_id: int, frame: bytes) -> bool:
         heard = not frame[0] and frame[1] in _HEARD

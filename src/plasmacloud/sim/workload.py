@@ -19,9 +19,12 @@ from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
 from plasmacloud.rpc.status import StatusCode
 from plasmacloud.sim import many_keys
 from plasmacloud.sim.clock import NS_PER_S, World
+from plasmacloud.sim.execution import check_read
 from plasmacloud.sim.many_keys import TOGETHER, Past
+from plasmacloud.sim.model import Model
 from plasmacloud.sim.node import Life, Node
 from plasmacloud.sim.options import WorkloadOptions
+from plasmacloud.sim.requests import draw_change, draw_look
 from plasmacloud.sim.trace import Trace
 from plasmacloud.sim.violation import Violation
 from plasmacloud.verify.models import ABSENT, Cas, Delete, Found, Read, Write
@@ -34,7 +37,10 @@ if TYPE_CHECKING:
 
 _NOT_EXECUTED = frozenset({NO_LEADER, STOPPING, TOO_MANY_REQUESTS})
 _QUERY_KEYS = 3  # of a query that is answered in slices: so many at a time
-_QUERY_PAUSE_S = 0.002
+_QUERY_PAUSES_S = (0.002, 0.002, 0.1)  # in between; who is slow reads a past that is compacted meanwhile
+_PREVIOUS = 0.1  # of the changes ask what was there before
+_ODD_COMPACTIONS = 0.3
+_FAR = 1000  # revisions
 _GLANCES = 4  # at the group of keys, while it is written or deleted
 _GLANCE_S = 0.006  # so long after the request, on average
 
@@ -42,11 +48,12 @@ _GLANCE_S = 0.006  # so long after the request, on average
 class Request:
     """One request on its way: what the replica calls a waiter. Tells its client exactly once."""
 
-    __slots__ = ("_told", "done", "life", "serve")
+    __slots__ = ("_told", "done", "life", "pause_s", "serve")
 
     def __init__(self, life: Life, told: "Callable[[Request, bytes | None, str], None]") -> None:
         self.life = life
         self.done = False
+        self.pause_s = _QUERY_PAUSES_S[0]
         self.serve: Callable[[], bytes | RangeQuery] | None = None  # of a read, when the local state is new enough
         self._told = told
 
@@ -84,7 +91,7 @@ class Request:
         elif query.step(_QUERY_KEYS):
             self.reply(query.body())
         else:
-            self.life.loop.call_later(_QUERY_PAUSE_S, self._go_on, query)
+            self.life.loop.call_later(self.pause_s, self._go_on, query)
 
 
 REQUESTS = (
@@ -98,6 +105,8 @@ REQUESTS = (
     "delete together",
     "read together",
     "read the past",
+    "change",
+    "look",
 )
 """What is drawn with `WorkloadOptions.weights`."""
 
@@ -118,6 +127,7 @@ class Client:
         self._settle: Callable[[bytes], dict[str, Hashable]] = _nothing
         self._asked_past = 0  # the revision that was asked for
         self._told_before = 0  # the newest revision that anybody had been told of when the request began
+        self._compacted_before = 0  # and the newest that was compacted
 
     # Asking
 
@@ -137,7 +147,9 @@ class Client:
         self.asked += 1
         self._invoke_ns = workload.world.now_ns
         self._told_before = workload.told_revision
+        self._compacted_before = workload.past.surely_compacted
         request = self.request = Request(node.life, self._told)
+        request.pause_s = self._rng.choice(_QUERY_PAUSES_S)
         kind, body = self._draw(request, node)
         workload.trace.count("requests")
         workload.world.after(round(workload.options.patience_s * NS_PER_S), self._lose_patience, request)
@@ -160,10 +172,7 @@ class Client:
         if what == "cas":
             return self._cas(key, value)
         if what == "compact" and self._revision > options.compact_behind:
-            revision = self._revision - options.compact_behind
-            self._inputs, self._settle = {}, _nothing
-            self._workload.past.compacted = max(self._workload.past.compacted, revision)
-            return CommandKind.COMPACT, rpc_pb2.CompactionRequest(revision=revision).SerializeToString()
+            return self._compact()
         if what == "write together":
             return self._write_together(value)
         if what == "delete together":
@@ -173,6 +182,12 @@ class Client:
             return None, b""
         if what == "read the past":
             self._read_past(request, node)
+            return None, b""
+        if what == "change":
+            self._inputs, self._settle = {}, _nothing
+            return draw_change(rng, self._revision)
+        if what == "look":
+            self._look(request, node)
             return None, b""
         self._read([f"k{i}" for i in range(options.keys)] if what == "range" else [key], request, node)
         return None, b""
@@ -186,7 +201,8 @@ class Client:
             return {key: revision}
 
         self._settle = settle
-        return CommandKind.PUT, rpc_pb2.PutRequest(key=key.encode(), value=value.encode()).SerializeToString()
+        request = rpc_pb2.PutRequest(key=key.encode(), value=value.encode(), prev_kv=self._rng.random() < _PREVIOUS)
+        return CommandKind.PUT, request.SerializeToString()
 
     def _delete(self, key: str) -> tuple[CommandKind, bytes]:
         self._inputs = {key: Delete()}
@@ -200,7 +216,25 @@ class Client:
             return {key: reply.header.revision}
 
         self._settle = settle
-        return CommandKind.DELETE_RANGE, rpc_pb2.DeleteRangeRequest(key=key.encode()).SerializeToString()
+        request = rpc_pb2.DeleteRangeRequest(key=key.encode(), prev_kv=self._rng.random() < _PREVIOUS)
+        return CommandKind.DELETE_RANGE, request.SerializeToString()
+
+    def _compact(self) -> tuple[CommandKind, bytes]:
+        """Most are about the past; some come twice, are about now, or about what is still to come."""
+        rng, past = self._rng, self._workload.past
+        revision = self._revision - self._workload.options.compact_behind
+        if rng.random() < _ODD_COMPACTIONS:
+            revision = rng.choice((max(1, past.compacted), self._revision, self._revision + _FAR))
+        if revision <= self._revision:
+            past.compacted = max(past.compacted, revision)
+        self._inputs = {}
+
+        def settle(_body: bytes) -> "dict[str, Hashable]":
+            past.surely_compacted = max(past.surely_compacted, revision)
+            return {}
+
+        self._settle = settle
+        return CommandKind.COMPACT, rpc_pb2.CompactionRequest(revision=revision).SerializeToString()
 
     def _cas(self, key: str, value: str) -> tuple[CommandKind, bytes]:
         expected = self._seen.get(key, ABSENT)
@@ -325,12 +359,29 @@ class Client:
         self._asked_past = rng.choice(revisions) if revisions and rng.random() < 0.7 else 0
         self._inputs = {}
 
+        body = rpc_pb2.RangeRequest(key=many_keys.START, range_end=many_keys.END, revision=self._asked_past)
+        model, compacted = self._workload.model, self._compacted_before
+
         def settle(answer: bytes) -> "dict[str, Hashable]":
             reply = rpc_pb2.RangeResponse.FromString(answer)
             past.saw(self._asked_past or reply.header.revision, reply)
+            check_read(model, body, answer, compacted)
             return {}
 
-        body = rpc_pb2.RangeRequest(key=many_keys.START, range_end=many_keys.END, revision=self._asked_past)
+        self._query(body, request, node)
+        self._settle = settle
+
+    def _look(self, request: Request, node: Node) -> None:
+        """A range of any shape: what it has to return is known."""
+        workload = self._workload
+        body, compacted = draw_look(self._rng, self._revision), self._compacted_before
+        self._inputs = {}
+        self._asked_past = max(0, body.revision)
+
+        def settle(answer: bytes) -> "dict[str, Hashable]":
+            check_read(workload.model, body, answer, compacted)
+            return {}
+
         self._query(body, request, node)
         self._settle = settle
 
@@ -421,14 +472,18 @@ class Workload:
         seed: int,
         nodes: Callable[[], list[Node]],
         fail: Callable[[Violation], None],
+        model: Model,
     ) -> None:
-        """``nodes``: those that a client may ask now. ``fail`` is told what no client may see."""
+        """``nodes``: those that a client may ask now. ``fail`` is told what no client may see. ``model``: what the
+        store has to answer.
+        """
         self.world = world
         self.trace = trace
         self.options = options
         self.seed = seed
         self.nodes = nodes
         self.fail = fail
+        self.model = model
         self.past = Past()
         self.open = True
         self.answered = 0

@@ -27,7 +27,7 @@ from plasmacloud.base.errors import StorageError
 from plasmacloud.storage.disk import Disk, OsDisk
 from plasmacloud.storage.entry import HardState
 from plasmacloud.storage.record_store import RecordStores
-from plasmacloud.storage.small_files import read_file, write_file
+from plasmacloud.storage.small_files import read_durably, write_file
 from plasmacloud.storage.snapshot import DamagedSnapshot, SnapshotInfo, read_info, restore_state
 from plasmacloud.storage.state import StateStore
 from plasmacloud.storage.wal import DEFAULT_SEGMENT_BYTES, Wal
@@ -170,7 +170,7 @@ def pending_install(data_dir: Path, *, disk: Disk | None = None) -> Pending | No
     try:
         if PENDING_NAME not in disk.list_directory(data_dir):
             return None
-        pending = msgspec.json.decode(read_file(path, disk=disk), type=Pending)
+        pending = msgspec.json.decode(read_durably(path, disk=disk), type=Pending)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -15,6 +15,17 @@ def read_file(path: Path, *, disk: Disk) -> bytes:
         file.close()
 
 
+def read_durably(path: Path, *, disk: Disk) -> bytes:
+    """The same for who relies on it: what is returned survives a loss of power. Raises ``OSError``.
+
+    A process that died between giving a new file its name and syncing that leaves the name in memory only, where its
+    successor finds it. The contents were synced before (`write_file`).
+    """
+    data = read_file(path, disk=disk)
+    disk.sync_directory(path.parent)
+    return data
+
+
 def write_file(path: Path, data: bytes, *, disk: Disk, temporary: str) -> None:
     """Replace the file, durably: after a crash it has the old contents or the new. Raises ``OSError`` or `DiskFull`.
 
