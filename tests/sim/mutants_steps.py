@@ -41,6 +41,23 @@ class WaitsForItsTurn(Replica):
             lane._again_at, lane._again_delay_s = again_at, delay_s
 
 
+class CommitsAllItHas(Raft):
+    """A leader's commit index is believed for the whole log."""
+
+    def _on_append(self, message: Message) -> None:
+        super()._on_append(message)
+        if self.leader_id == message.sender:
+            self.log.commit_to(min(message.commit, self.last_index))
+
+
+class ChangesInHaste(Raft):
+    """A new leader takes a change of the membership before it has committed anything."""
+
+    @property
+    def membership_pending(self) -> bool:
+        return bool(self.log.memberships)
+
+
 class HasNoLease(Raft):
     """That a leader was just heard of is no reason to refuse another one."""
 

@@ -15,6 +15,8 @@ from mutants_books import KeepsNothing
 from mutants_steps import (
     AdmitsAtOnce,
     AnswersAnybody,
+    ChangesInHaste,
+    CommitsAllItHas,
     ForgetsDeletions,
     HasNoLease,
     KeepsThePast,
@@ -69,6 +71,10 @@ MUTANTS = {
     "a new leader waits for commands": _mutant("who waits asks again", replica_class=WaitsForItsTurn),
     "an answer for somebody else": _mutant(
         "an append is answered", FaultKind.TRANSFER, FaultKind.PAUSE, raft_class=AnswersAnybody
+    ),
+    "commits beyond what is shared": _mutant("a member commits what it is known to share", raft_class=CommitsAllItHas),
+    "changes in haste": _mutant(
+        "a change of the membership builds on a term's own beginning", FaultKind.CHASE, raft_class=ChangesInHaste
     ),
     "leaders that protect nobody": _mutant("who hears from a leader keeps it", raft_class=HasNoLease),
     "let in and not remembered": _mutant("who is let in is remembered", register_class=AdmitsAtOnce),

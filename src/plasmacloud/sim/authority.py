@@ -51,9 +51,43 @@ class WatchedRaft(Raft):
         if (kind is MessageType.PRE_VOTE or kind is MessageType.VOTE) and self.on_problem is not None:
             self._step_watched(message, self.on_problem)
             return
+        before = self.log.commit
         super().step(message)
         if kind is MessageType.APPEND and self.on_append is not None:
             self.on_append(message)
+        if self.log.commit > before and self.on_problem is not None:
+            self._check_vouched(message, before, self.on_problem)
+
+    def _check_vouched(self, message: Message, before: int, on_problem: Callable[[Violation], None]) -> None:
+        """The commit index of a leader says nothing about entries of which it is not known that they are its own."""
+        kind = message.type
+        if kind is MessageType.APPEND or kind is MessageType.COMMIT:
+            known = message.index + len(message.entries) if self.log.matches(message.index, message.log_term) else 0
+        elif kind is MessageType.HEARTBEAT:
+            known = message.commit
+        else:
+            return
+        if self.log.commit > min(known, message.commit):
+            on_problem(
+                Violation(
+                    "a member commits what it is known to share",
+                    f"{self.id:x} goes from {before} to {self.log.commit}, and {message.sender:x} says that "
+                    f"{message.commit} is committed, and knows of {known} entries in its log",
+                )
+            )
+
+    def propose_membership(self, data: bytes) -> tuple[int, int]:
+        applied = self.log.applied
+        term = self.log.term(applied) if applied >= self.log.first_index - 1 else self.term
+        proposed = super().propose_membership(data)
+        if term != self.term and self.on_problem is not None:
+            self.on_problem(
+                Violation(
+                    "a change of the membership builds on a term's own beginning",
+                    f"{self.id:x} proposes one in term {self.term}, and has applied nothing of that term",
+                )
+            )
+        return proposed
 
     def _step_watched(self, message: Message, on_problem: Callable[[Violation], None]) -> None:
         """Somebody asks for a vote, or whether it would get it."""
