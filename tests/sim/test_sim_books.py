@@ -2,7 +2,6 @@
 
 import random
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 from mutants_books import (
@@ -22,55 +21,41 @@ from mutants_books import (
     TermsCountAtOnce,
 )
 from mutants_rules import with_log, with_tracker
+from rule_breakers import breaks, is_found
 
 from plasmacloud.base.logging import silence_logging
-from plasmacloud.chainfire.running_member import RunningMember
 from plasmacloud.sim.disk import SimDisk
-from plasmacloud.sim.options import FaultKind, Options, WorkloadOptions, draw_options
+from plasmacloud.sim.options import FaultKind, Options, WorkloadOptions
 from plasmacloud.sim.simulation import Simulation
 
 MAX_SEEDS = 12
 
 
-class Mutant(NamedTuple):
-    """``kinds``: the faults that it takes; with none, those that are drawn."""
-
-    member_class: type[RunningMember]
-    rule: str
-    kinds: tuple[FaultKind, ...]
-
-
-def _mutant(rule: str, *kinds: FaultKind, **parts: Any) -> Mutant:
-    return Mutant(type("MutantMember", (RunningMember,), parts), rule, kinds)
-
-
 ON_DISK = "what counts as durable is on the disk"
 MUTANTS = {
-    "one write vouches for all": _mutant(ON_DISK, raft_class=with_log(OneForAll)),
-    "terms are durable at once": _mutant(ON_DISK, raft_class=TermsCountAtOnce),
-    "answers before their term is durable": _mutant("who speaks in a term has it on disk", raft_class=SpeaksTooEarly),
-    "cut changes are expected": _mutant(
+    "one write vouches for all": breaks(ON_DISK, raft_class=with_log(OneForAll)),
+    "terms are durable at once": breaks(ON_DISK, raft_class=TermsCountAtOnce),
+    "answers before their term is durable": breaks("who speaks in a term has it on disk", raft_class=SpeaksTooEarly),
+    "cut changes are expected": breaks(
         "a log knows its changes of the membership", FaultKind.CHASE, raft_class=with_log(KeepsWhatWasCut)
     ),
-    "changes in force that a crash forgets": _mutant(
+    "changes in force that a crash forgets": breaks(
         "a configuration in force is never forgotten", FaultKind.REPLACE, raft_class=with_log(ChangesTooEarly)
     ),
-    "committed and counted": _mutant("what waits for its commit is counted", raft_class=CountsForEver),
-    "transfer without an end": _mutant(
-        "a transfer of leadership ends", FaultKind.TRANSFER, raft_class=HandsOverForEver
-    ),
-    "new voters keep their leader": _mutant(
+    "committed and counted": breaks("what waits for its commit is counted", raft_class=CountsForEver),
+    "transfer without an end": breaks("a transfer of leadership ends", FaultKind.TRANSFER, raft_class=HandsOverForEver),
+    "new voters keep their leader": breaks(
         "who leads hears from a majority",
         FaultKind.RIFT,
         FaultKind.REPLACE,
         raft_class=with_tracker(NewVotersAreEnough),
     ),
-    "lost appends": _mutant("what a member lacks is sent", raft_class=SendsOnceOnly),
-    "appends without an answer": _mutant("an append is answered", raft_class=KnowsItAll),
-    "questions asked once": _mutant("who waits asks again", replica_class=AsksOnce),
-    "log shortened below a snapshot": _mutant("the log goes on behind a snapshot under way", log_class=KeepsNothing),
-    "marks without members": _mutant("a mark is that of its index", log_class=MarksAnything),
-    "leavers forgotten": _mutant("who has left has no say", FaultKind.LEAVE, machine_class=LetsGo),
+    "lost appends": breaks("what a member lacks is sent", raft_class=SendsOnceOnly),
+    "appends without an answer": breaks("an append is answered", raft_class=KnowsItAll),
+    "questions asked once": breaks("who waits asks again", replica_class=AsksOnce),
+    "log shortened below a snapshot": breaks("the log goes on behind a snapshot under way", log_class=KeepsNothing),
+    "marks without members": breaks("a mark is that of its index", log_class=MarksAnything),
+    "leavers forgotten": breaks("who has left has no say", FaultKind.LEAVE, machine_class=LetsGo),
 }
 
 
@@ -79,16 +64,9 @@ def quiet() -> None:
     silence_logging()
 
 
-def finds(mutant: Mutant, seed: int) -> bool:
-    options = draw_options(seed)
-    if mutant.kinds:
-        options = Options(seed=seed, mean_gap_s=dict.fromkeys(mutant.kinds, 5.0))
-    return Simulation(options, member_class=mutant.member_class).run().rule == mutant.rule
-
-
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_rule_finds_who_breaks_it(name: str) -> None:
-    assert any(finds(MUTANTS[name], seed) for seed in range(1, 1 + MAX_SEEDS)), f"not found with {MAX_SEEDS} seeds"
+    assert is_found(MUTANTS[name], MAX_SEEDS), f"not found with {MAX_SEEDS} seeds"
 
 
 def test_torn_ends_and_interrupted_starts_happen_and_are_borne() -> None:

@@ -3,8 +3,6 @@
 Like `test_sim_mutants`; here most are found by one seed in three.
 """
 
-from typing import Any, NamedTuple
-
 import pytest
 from mutants_rules import (
     REPLACEMENT,
@@ -25,6 +23,7 @@ from mutants_rules import (
     with_log,
     with_tracker,
 )
+from rule_breakers import breaks, is_found
 
 from plasmacloud.base.logging import silence_logging
 from plasmacloud.chainfire.running_member import RunningMember
@@ -34,52 +33,37 @@ from plasmacloud.rpc.proto import kv_pb2, rpc_pb2
 from plasmacloud.sim import watchdog
 from plasmacloud.sim.authority import WatchedRaft, bad_step
 from plasmacloud.sim.many_keys import Past, seen_together
-from plasmacloud.sim.options import FaultKind, Options, draw_options
+from plasmacloud.sim.options import FaultKind, Options
 from plasmacloud.sim.simulation import Simulation
 from plasmacloud.sim.violation import Violation
 
 MAX_SEEDS = 24
 
 
-class Mutant(NamedTuple):
-    """``kinds``: the faults that it takes; with none, those that are drawn. ``seed``: that is tried first."""
-
-    member_class: type[RunningMember]
-    rules: frozenset[str]
-    kinds: tuple[FaultKind, ...]
-    seed: int
-
-
-def _mutant(*rules: str, kinds: tuple[FaultKind, ...] = (), seed: int = 1, **parts: Any) -> Mutant:
-    return Mutant(type("MutantMember", (RunningMember,), parts), frozenset(rules), kinds, seed)
-
-
 CONFIRMED = "a read is confirmed by a majority behind its question"
 GOOD_LOG = "a vote is for a log as good as the own"
 MUTANTS = {
-    "leader that notices no loneliness": _mutant(
-        "who leads hears from a majority", raft_class=with_tracker(NeverAlone)
-    ),
-    "reads confirmed by new voters alone": _mutant(CONFIRMED, raft_class=with_tracker(NewVotersConfirm)),
-    "reads that join a round under way": _mutant(CONFIRMED, raft_class=LateQuestionsJoin),
-    "commits by new voters alone": _mutant(
+    "leader that notices no loneliness": breaks("who leads hears from a majority", raft_class=with_tracker(NeverAlone)),
+    "reads confirmed by new voters alone": breaks(CONFIRMED, raft_class=with_tracker(NewVotersConfirm)),
+    "reads that join a round under way": breaks(CONFIRMED, raft_class=LateQuestionsJoin),
+    "commits by new voters alone": breaks(
         "what is committed is on a majority of disks", raft_class=with_tracker(NewVotersCommit)
     ),
-    "matches forgotten": _mutant("0 <= match < next", raft_class=with_tracker(ForgetsMatches)),
-    "longer logs win": _mutant(GOOD_LOG, raft_class=with_log(LongerIsBetter)),
-    "leader whose vote is in memory": _mutant("a leader's own vote is durable", raft_class=LeadsBeforeItsVoteIsDurable),
-    "votes asked for a log in memory": _mutant(
+    "matches forgotten": breaks("0 <= match < next", raft_class=with_tracker(ForgetsMatches)),
+    "longer logs win": breaks(GOOD_LOG, raft_class=with_log(LongerIsBetter)),
+    "leader whose vote is in memory": breaks("a leader's own vote is durable", raft_class=LeadsBeforeItsVoteIsDurable),
+    "votes asked for a log in memory": breaks(
         "votes are asked for a log that is durable", seed=15, raft_class=with_log(AsksForWhatItMayLose)
     ),
-    "leaders put off nothing": _mutant("a calm cluster keeps its leader", raft_class=Impatient),
-    "replacement without a joint phase": _mutant(
+    "leaders put off nothing": breaks("a calm cluster keeps its leader", raft_class=Impatient),
+    "replacement without a joint phase": breaks(
         "a change of the membership keeps a majority in common", machine_class=ReplacesAtOnce
     ),
-    "old copies are believed": _mutant(
-        "who has lost its memory keeps silent", kinds=(FaultKind.SET_BACK,), register_class=BelievesOldCopies
+    "old copies are believed": breaks(
+        "who has lost its memory keeps silent", FaultKind.SET_BACK, register_class=BelievesOldCopies
     ),
-    "half of a request is visible": _mutant("requests are atomic", seed=21, machine_class=ShowsHalf),
-    "compaction takes the living": _mutant("the past does not change", machine_class=ForgetsTheLiving),
+    "half of a request is visible": breaks("requests are atomic", seed=21, machine_class=ShowsHalf),
+    "compaction takes the living": breaks("the past does not change", machine_class=ForgetsTheLiving),
 }
 
 
@@ -88,19 +72,9 @@ def quiet() -> None:
     silence_logging()
 
 
-def finds(mutant: Mutant, seed: int) -> bool:
-    options = draw_options(seed)
-    if mutant.kinds:
-        options = Options(seed=seed, mean_gap_s=dict.fromkeys(mutant.kinds, 5.0))
-    outcome = Simulation(options, member_class=mutant.member_class).run()
-    return outcome.rule in mutant.rules
-
-
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_rule_finds_who_breaks_it(name: str) -> None:
-    mutant = MUTANTS[name]
-    seeds = (mutant.seed, *(seed for seed in range(1, 1 + MAX_SEEDS) if seed != mutant.seed))
-    assert any(finds(mutant, seed) for seed in seeds), f"not found with {MAX_SEEDS} seeds"
+    assert is_found(MUTANTS[name], MAX_SEEDS), f"not found with {MAX_SEEDS} seeds"
 
 
 def _step_unwatched(raft: WatchedRaft, message: Message, _: object) -> None:
@@ -109,12 +83,12 @@ def _step_unwatched(raft: WatchedRaft, message: Message, _: object) -> None:
 
 def test_a_leader_that_lacks_what_is_committed_is_found_whoever_voted_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WatchedRaft, "_step_watched", _step_unwatched)
-    mutant = _mutant(
+    mutant = breaks(
         "leader completeness",
-        kinds=(FaultKind.WIDOW, FaultKind.CHASE, FaultKind.KILL),
+        *(FaultKind.WIDOW, FaultKind.CHASE, FaultKind.KILL),
         raft_class=with_log(LongerIsBetter),
     )
-    assert any(finds(mutant, seed) for seed in range(1, 1 + MAX_SEEDS))
+    assert is_found(mutant, MAX_SEEDS)
 
 
 def test_code_that_does_not_end_is_a_defect_with_a_place(monkeypatch: pytest.MonkeyPatch) -> None:

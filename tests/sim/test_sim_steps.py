@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from mutants import MembershipNotSaved
@@ -24,12 +24,12 @@ from mutants_steps import (
     ShowsNothingOfBefore,
     WaitsForItsTurn,
 )
+from rule_breakers import breaks, is_found
 
 from plasmacloud.base.logging import silence_logging
 from plasmacloud.chainfire.commands import encode_batch
 from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, KEY_NOT_FOUND
-from plasmacloud.chainfire.running_member import RunningMember
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.rpc.peer_door import Door
 from plasmacloud.rpc.peer_link import PeerLink
@@ -40,7 +40,7 @@ from plasmacloud.sim.disk import SimDisk
 from plasmacloud.sim.execution import check_read
 from plasmacloud.sim.filing import Steps, check_installed
 from plasmacloud.sim.model import Model
-from plasmacloud.sim.options import FaultKind, Options, draw_options
+from plasmacloud.sim.options import FaultKind, Options
 from plasmacloud.sim.simulation import Simulation
 from plasmacloud.sim.violation import Violation
 from plasmacloud.storage.entry import EntryKind, make_entry
@@ -50,41 +50,28 @@ from plasmacloud.storage.wal_format import LogMark
 MAX_SEEDS = 24
 
 
-class Mutant(NamedTuple):
-    """``kinds``: the faults that it takes; with none, those that are drawn. ``seed``: that is tried first."""
-
-    member_class: type[RunningMember]
-    rule: str
-    kinds: tuple[FaultKind, ...]
-    seed: int
-
-
-def _mutant(rule: str, *kinds: FaultKind, seed: int = 1, **parts: Any) -> Mutant:
-    return Mutant(type("MutantMember", (RunningMember,), parts), rule, kinds, seed)
-
-
 MODEL = "the store does what the model does"
 MUTANTS = {
-    "proposals of an earlier term": _mutant(
+    "proposals of an earlier term": breaks(
         "what counts as proposed is in the log", FaultKind.CHASE, replica_class=RemembersProposals
     ),
-    "a new leader waits for commands": _mutant("who waits asks again", replica_class=WaitsForItsTurn),
-    "an answer for somebody else": _mutant(
+    "a new leader waits for commands": breaks("who waits asks again", replica_class=WaitsForItsTurn),
+    "an answer for somebody else": breaks(
         "an append is answered", FaultKind.TRANSFER, FaultKind.PAUSE, raft_class=AnswersAnybody
     ),
-    "commits beyond what is shared": _mutant("a member commits what it is known to share", raft_class=CommitsAllItHas),
-    "changes in haste": _mutant(
+    "commits beyond what is shared": breaks("a member commits what it is known to share", raft_class=CommitsAllItHas),
+    "changes in haste": breaks(
         "a change of the membership builds on a term's own beginning", FaultKind.CHASE, raft_class=ChangesInHaste
     ),
-    "leaders that protect nobody": _mutant("who hears from a leader keeps it", raft_class=HasNoLease),
-    "let in and not remembered": _mutant("who is let in is remembered", register_class=AdmitsAtOnce),
-    "previous values left out": _mutant(MODEL, machine_class=ShowsNothingOfBefore),
-    "changes without a checksum": _mutant("every change is in the checksum", machine_class=ForgetsDeletions),
-    "compactions left undone": _mutant("what is compacted is removed", machine_class=KeepsThePast),
-    "checkpoints of other members": _mutant(
+    "leaders that protect nobody": breaks("who hears from a leader keeps it", raft_class=HasNoLease),
+    "let in and not remembered": breaks("who is let in is remembered", register_class=AdmitsAtOnce),
+    "previous values left out": breaks(MODEL, machine_class=ShowsNothingOfBefore),
+    "changes without a checksum": breaks("every change is in the checksum", machine_class=ForgetsDeletions),
+    "compactions left undone": breaks("what is compacted is removed", machine_class=KeepsThePast),
+    "checkpoints of other members": breaks(
         "a checkpoint is that of its index", FaultKind.REPLACE, machine_class=MembershipNotSaved
     ),
-    "log shortened below somebody": _mutant("the log keeps what somebody lacks", log_class=KeepsNothing),
+    "log shortened below somebody": breaks("the log keeps what somebody lacks", log_class=KeepsNothing),
 }
 
 
@@ -93,18 +80,9 @@ def quiet() -> None:
     silence_logging()
 
 
-def finds(mutant: Mutant, seed: int) -> bool:
-    options = draw_options(seed)
-    if mutant.kinds:
-        options = Options(seed=seed, mean_gap_s=dict.fromkeys(mutant.kinds, 5.0))
-    return Simulation(options, member_class=mutant.member_class).run().rule == mutant.rule
-
-
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_rule_finds_who_breaks_it(name: str) -> None:
-    mutant = MUTANTS[name]
-    seeds = (mutant.seed, *(seed for seed in range(1, 1 + MAX_SEEDS) if seed != mutant.seed))
-    assert any(finds(mutant, seed) for seed in seeds), f"not found with {MAX_SEEDS} seeds"
+    assert is_found(MUTANTS[name], MAX_SEEDS), f"not found with {MAX_SEEDS} seeds"
 
 
 def _open_at_once(door: Door, link: PeerLink) -> None:

@@ -137,6 +137,7 @@ def serve(
     The log goes to stderr. SIGTERM resigns first, then finishes the requests under way. Exit codes: 0 stopped; 6 the
     configuration or the database's refusal (password, privileges, version); 130 a second signal.
     """
+    from plasmacloud.base.descriptors import raise_descriptor_limit
     from plasmacloud.base.logging import configure_logging
     from plasmacloud.election.quorum import Limits
     from plasmacloud.election.server import run
@@ -144,6 +145,7 @@ def serve(
     from plasmacloud.election.timers import Timers
 
     configure_logging(log_level, log_format)
+    raise_descriptor_limit()
     timers = Timers(
         campaign=campaign,
         keepalive=keepalive,

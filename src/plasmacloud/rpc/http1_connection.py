@@ -244,7 +244,7 @@ class Http1Connection(asyncio.Protocol):
             self._send_response(response, close=True)
         self._refused = True
         self._body.clear()
-        log.info("request refused", peer=self.peer, status=response.status)
+        self._server.noted.info("request refused", peer=self.peer, status=response.status)
         if self._transport.can_write_eof():
             self._transport.write_eof()
             self._linger = self._loop.call_later(_LINGER_S, self.abort)

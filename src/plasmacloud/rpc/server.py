@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from functools import partial
 from operator import itemgetter
@@ -17,6 +18,7 @@ from plasmacloud.rpc.limits import Limits
 from plasmacloud.rpc.peer_notes import OncePerReason
 from plasmacloud.rpc.server_connection import ServerConnection
 from plasmacloud.rpc.service import ServiceTable
+from plasmacloud.rpc.sparing_log import SparingLog
 from plasmacloud.rpc.tls_listener import TlsListener, bind
 from plasmacloud.rpc.tls_plaintext import answer_plaintext
 from plasmacloud.rpc.turns import Turns
@@ -93,6 +95,7 @@ class Server:
         self.overloaded = False
         """While set, new calls are refused with REFUSED_STREAM: clients know they were not executed."""
         self._say_full_from_s = 0.0
+        self.noted = SparingLog(time.monotonic)
         self.held_bytes = 0
         """What all connections together held when they were looked at last; see `Limits.max_held_bytes`."""
         self.connections: set[Served] = set()

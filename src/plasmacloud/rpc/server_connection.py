@@ -437,6 +437,9 @@ class ServerConnection(Connection):
         """Run a handler in a task that the server knows."""
         return self.server.spawn(work)
 
+    def note(self, event: str, **fields: str) -> None:
+        self.server.noted.info(event, peer=self.peer, **fields)
+
     # Shutting down
 
     def drain(self) -> None:
@@ -487,7 +490,7 @@ class ServerConnection(Connection):
             if self.state is ConnectionState.OPEN:
                 self.drain()
         elif overdue is Overdue.PING or (overdue is Overdue.READER and buffered):
-            log.info("connection given up", peer=self.peer, reason=overdue.value)
+            self.note("connection given up", reason=overdue.value)
             self.abort()
         elif overdue is not None:
             code = ErrorCode.SETTINGS_TIMEOUT if overdue is Overdue.SETTINGS else ErrorCode.ENHANCE_YOUR_CALM

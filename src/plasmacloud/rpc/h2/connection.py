@@ -410,7 +410,7 @@ class Connection(Outbound):
         self._partial = b""
         self._assembly = None
         if code is not ErrorCode.NO_ERROR:
-            log.info("connection refused further service", peer=self.peer, code=code_name(code), reason=message)
+            self.note("connection refused further service", code=code_name(code), reason=message)
         self.out.append(frames.goaway_frame(self.last_peer_stream, code, message.encode()[:200]))
         self.flush_pending = True
         self.flush()
@@ -423,6 +423,10 @@ class Connection(Outbound):
             self._linger = self.loop.call_later(_LINGER_S, self.abort)
         else:
             self.transport.close()
+
+    def note(self, event: str, **fields: str) -> None:
+        """Log what happened to this connection."""
+        log.info(event, peer=self.peer, **fields)
 
     def close(self) -> None:
         """Close politely: what is queued in the transport still leaves."""
