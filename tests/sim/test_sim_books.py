@@ -23,7 +23,6 @@ from mutants_books import (
 from mutants_rules import with_log, with_tracker
 from rule_breakers import breaks, is_found
 
-from plasmacloud.base.logging import silence_logging
 from plasmacloud.sim.disk import SimDisk
 from plasmacloud.sim.options import FaultKind, Options, WorkloadOptions
 from plasmacloud.sim.simulation import Simulation
@@ -57,11 +56,6 @@ MUTANTS = {
     "marks without members": breaks("a mark is that of its index", log_class=MarksAnything),
     "leavers forgotten": breaks("who has left has no say", FaultKind.LEAVE, machine_class=LetsGo),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> None:
-    silence_logging()
 
 
 @pytest.mark.parametrize("name", MUTANTS)

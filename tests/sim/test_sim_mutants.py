@@ -42,7 +42,6 @@ from mutants import (
     WinsWithHalf,
 )
 
-from plasmacloud.base.logging import silence_logging
 from plasmacloud.chainfire.running_member import RunningMember
 from plasmacloud.sim.options import FaultKind, Options, draw_options
 from plasmacloud.sim.simulation import Simulation
@@ -139,11 +138,6 @@ MUTANTS: dict[str, Mutant] = {
 
 MAX_SEEDS = 24
 FRESH_SEEDS = range(201, 241)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> None:
-    silence_logging()
 
 
 def finds(name: str, seed: int) -> bool:

@@ -25,7 +25,6 @@ from mutants_rules import (
 )
 from rule_breakers import breaks, is_found
 
-from plasmacloud.base.logging import silence_logging
 from plasmacloud.chainfire.running_member import RunningMember
 from plasmacloud.raft.membership import ConfState, change, leave_joint
 from plasmacloud.raft.messages import Message
@@ -65,11 +64,6 @@ MUTANTS = {
     "half of a request is visible": breaks("requests are atomic", seed=21, machine_class=ShowsHalf),
     "compaction takes the living": breaks("the past does not change", machine_class=ForgetsTheLiving),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> None:
-    silence_logging()
 
 
 @pytest.mark.parametrize("name", MUTANTS)

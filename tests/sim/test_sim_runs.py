@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from plasmacloud.base.logging import silence_logging
 from plasmacloud.sim.campaign import run_seed
 from plasmacloud.sim.case import Case, case_of_seed, read_case
 from plasmacloud.sim.options import FaultKind, Options, draw_options
@@ -28,11 +27,6 @@ for seed in map(int, sys.argv[1:]):
     outcome = Simulation(options).run()
     print(outcome.digest, outcome.steps, outcome.commits, outcome.answered)
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> None:
-    silence_logging()
 
 
 def passes(outcome: Outcome) -> Outcome:

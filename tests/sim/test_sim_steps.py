@@ -26,7 +26,6 @@ from mutants_steps import (
 )
 from rule_breakers import breaks, is_found
 
-from plasmacloud.base.logging import silence_logging
 from plasmacloud.chainfire.commands import encode_batch
 from plasmacloud.chainfire.member_commands import CommandKind
 from plasmacloud.chainfire.mvcc.refusals import COMPACTED, KEY_NOT_FOUND
@@ -73,11 +72,6 @@ MUTANTS = {
     ),
     "log shortened below somebody": breaks("the log keeps what somebody lacks", log_class=KeepsNothing),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quiet() -> None:
-    silence_logging()
 
 
 @pytest.mark.parametrize("name", MUTANTS)
