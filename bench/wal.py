@@ -22,7 +22,8 @@ import lmdb
 import uvloop
 
 from plasmacloud.storage.disk import OsDisk
-from plasmacloud.storage.entry import Entry, EntryKind, HardState, make_entry
+from plasmacloud.storage.entry import Entry, EntryKind, HardState
+from plasmacloud.storage.entry_codec import make_entry
 from plasmacloud.storage.wal import DEFAULT_SEGMENT_BYTES, Wal
 from plasmacloud.storage.wal_format import Identity
 

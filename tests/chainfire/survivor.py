@@ -10,7 +10,8 @@ from plasmacloud.chainfire.members import ClusterIdentity, Publication, found_cl
 from plasmacloud.chainfire.recovery import encode_owner
 from plasmacloud.chainfire.state_machine import StateMachine
 from plasmacloud.rpc.proto.rpc_pb2 import PutRequest
-from plasmacloud.storage.entry import Entry, EntryKind, HardState, make_entry
+from plasmacloud.storage.entry import Entry, EntryKind, HardState
+from plasmacloud.storage.entry_codec import make_entry
 from plasmacloud.storage.state import StateStore
 from plasmacloud.storage.wal import Wal
 from plasmacloud.storage.wal_format import Identity, LogMark

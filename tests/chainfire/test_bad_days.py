@@ -16,15 +16,8 @@ from plasmacloud.base.errors import ExitCode
 from plasmacloud.base.process import ManagedProcess, free_ports
 from plasmacloud.chainfire.members import found_cluster
 from plasmacloud.client import RequestRefused, SyncClient
-from plasmacloud.rpc.peer_wire import (
-    DIALER_GREETING,
-    FrameParser,
-    FrameType,
-    Hello,
-    RefusalCode,
-    decode_refusal,
-    encode_hello,
-)
+from plasmacloud.rpc.peer_frames import FrameParser, FrameType
+from plasmacloud.rpc.peer_wire import DIALER_GREETING, Hello, RefusalCode, decode_refusal, encode_hello
 from plasmacloud.rpc.proto import rpc_pb2
 
 

@@ -28,7 +28,8 @@ from plasmacloud.chainfire.state_meta import Applied
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.rpc.proto.rpc_pb2 import MemberAddResponse, MemberListResponse, PutRequest
 from plasmacloud.rpc.status import StatusCode
-from plasmacloud.storage.entry import EntryKind, make_entry
+from plasmacloud.storage.entry import EntryKind
+from plasmacloud.storage.entry_codec import make_entry
 
 THREE = found_cluster("n1=10.0.0.1:2380,n2=10.0.0.2:2380,n3=10.0.0.3:2380", "t")
 N1, N2, N3 = (THREE.member(name).id for name in ("n1", "n2", "n3"))

@@ -19,7 +19,8 @@ from plasmacloud.base.pki import init_authority, issue
 from plasmacloud.base.process import ManagedProcess, free_ports
 from plasmacloud.base.tls import ClientTls, TlsFiles
 from plasmacloud.client import ClientError, SyncClient
-from plasmacloud.rpc.peer_wire import FRAME_HEADER, FrameType, Hello, RefusalCode, decode_refusal, encode_hello
+from plasmacloud.rpc.peer_frames import FRAME_HEADER, FrameType
+from plasmacloud.rpc.peer_wire import Hello, RefusalCode, decode_refusal, encode_hello
 from plasmacloud.rpc.proto import rpc_pb2
 
 MEMBERS = ("n1", "n2", "n3")

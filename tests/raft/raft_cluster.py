@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.raft import Config, Raft, Ready, StateRole
-from plasmacloud.storage.entry import Entry, EntryKind, HardState, make_entry
+from plasmacloud.storage.entry import Entry, EntryKind, HardState
+from plasmacloud.storage.entry_codec import make_entry
 
 
 class ListLog:

@@ -8,7 +8,8 @@ from plasmacloud.base.errors import PlasmaError
 from plasmacloud.raft.codec import BadMessage, decode_message, encode_message
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.messages import Message, MessageType
-from plasmacloud.storage.entry import Entry, EntryKind, make_entry
+from plasmacloud.storage.entry import Entry, EntryKind
+from plasmacloud.storage.entry_codec import make_entry
 
 u64 = st.integers(0, 2**64 - 1)
 entries = st.builds(

@@ -9,7 +9,8 @@ from plasmacloud.raft.errors import StateLost
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.messages import FROM_LEADER, Message, MessageType
 from plasmacloud.raft.raft import StateRole
-from plasmacloud.storage.entry import EntryKind, make_entry
+from plasmacloud.storage.entry import EntryKind
+from plasmacloud.storage.entry_codec import make_entry
 
 M = MessageType
 THREE = ConfState(voters=frozenset({1, 2, 3}), learners=frozenset({4}))

@@ -7,7 +7,8 @@ from raft_cluster import ListLog, log_of
 
 from plasmacloud.raft.errors import StateLost
 from plasmacloud.raft.log import RaftLog
-from plasmacloud.storage.entry import Compacted, Entry, EntryKind, Unavailable, make_entry
+from plasmacloud.storage.entry import Compacted, Entry, EntryKind, Unavailable
+from plasmacloud.storage.entry_codec import make_entry
 
 
 def entry(term: int, index: int, data: bytes = b"") -> Entry:

@@ -7,7 +7,8 @@ from plasmacloud.raft.errors import NoLeader
 from plasmacloud.raft.membership import ConfState
 from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.raft import StateRole
-from plasmacloud.storage.entry import EntryKind, HardState, make_entry
+from plasmacloud.storage.entry import EntryKind, HardState
+from plasmacloud.storage.entry_codec import make_entry
 
 M = MessageType
 

@@ -11,16 +11,8 @@ import uvloop
 
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.rpc.peer import PeerState, PeerTransport
-from plasmacloud.rpc.peer_wire import (
-    LISTENER_GREETING,
-    FrameParser,
-    FrameType,
-    Hello,
-    Welcome,
-    decode_hello,
-    encode_hello,
-    encode_welcome,
-)
+from plasmacloud.rpc.peer_frames import FrameParser, FrameType
+from plasmacloud.rpc.peer_wire import LISTENER_GREETING, Hello, Welcome, decode_hello, encode_hello, encode_welcome
 
 CLUSTER = 0xC1
 DEADLINE_S = 20.0

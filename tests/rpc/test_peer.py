@@ -12,16 +12,8 @@ from peer_members import DEADLINE_S, Answerer, Caller, Member, fully_connected, 
 from plasmacloud.base.errors import ConfigError
 from plasmacloud.base.process import ManagedProcess, free_ports
 from plasmacloud.rpc.peer import PeerOptions
-from plasmacloud.rpc.peer_wire import (
-    DIALER_GREETING,
-    FrameParser,
-    FrameType,
-    PeerProtocolError,
-    Welcome,
-    encode_frame,
-    encode_stamp,
-    encode_welcome,
-)
+from plasmacloud.rpc.peer_frames import FrameParser, FrameType, PeerProtocolError
+from plasmacloud.rpc.peer_wire import DIALER_GREETING, Welcome, encode_frame, encode_stamp, encode_welcome
 
 NEVER_S = 3600.0
 NO_KEEPALIVE = PeerOptions(keepalive_s=NEVER_S, dead_after_s=NEVER_S)

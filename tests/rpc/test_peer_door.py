@@ -8,9 +8,9 @@ from structlog.testing import capture_logs
 
 from plasmacloud.base.process import free_ports
 from plasmacloud.rpc.peer import PeerOptions
+from plasmacloud.rpc.peer_frames import FrameType
 from plasmacloud.rpc.peer_notes import Takeovers
 from plasmacloud.rpc.peer_wire import (
-    FrameType,
     PeerClaim,
     Refusal,
     RefusalCode,

@@ -5,15 +5,8 @@ from peer_members import Answerer, Caller, Member, fully_connected, hello, pair,
 from structlog.testing import capture_logs
 
 from plasmacloud.rpc.peer import PeerOptions, PeerTransport
-from plasmacloud.rpc.peer_wire import (
-    MAGIC,
-    FrameType,
-    Hello,
-    RefusalCode,
-    decode_refusal,
-    encode_frame,
-    encode_hello,
-)
+from plasmacloud.rpc.peer_frames import MAGIC, FrameType
+from plasmacloud.rpc.peer_wire import Hello, RefusalCode, decode_refusal, encode_frame, encode_hello
 
 NEVER_S = 3600.0
 

@@ -9,21 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plasmacloud.base.errors import PlasmaError
+from plasmacloud.rpc.peer_frames import MAGIC, Expected, FrameParser, FrameType, PeerProtocolError
 from plasmacloud.rpc.peer_wire import (
     DIALER_GREETING,
     DIALER_OPEN,
     LISTENER_GREETING,
-    MAGIC,
     MAX_EARLIER,
     MAX_GREETING_BYTES,
     MAX_REASON_BYTES,
-    Expected,
-    FrameParser,
-    FrameType,
     Hello,
     Identity,
     PeerClaim,
-    PeerProtocolError,
     Refusal,
     RefusalCode,
     Welcome,

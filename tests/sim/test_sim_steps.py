@@ -42,7 +42,8 @@ from plasmacloud.sim.model import Model
 from plasmacloud.sim.options import FaultKind, Options
 from plasmacloud.sim.simulation import Simulation
 from plasmacloud.sim.violation import Violation
-from plasmacloud.storage.entry import EntryKind, make_entry
+from plasmacloud.storage.entry import EntryKind
+from plasmacloud.storage.entry_codec import make_entry
 from plasmacloud.storage.small_files import read_durably
 from plasmacloud.storage.wal_format import LogMark
 

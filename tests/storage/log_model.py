@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from plasmacloud.storage.disk import Disk
-from plasmacloud.storage.entry import Entry, EntryKind, HardState, make_entry
+from plasmacloud.storage.entry import Entry, EntryKind, HardState
+from plasmacloud.storage.entry_codec import make_entry
 from plasmacloud.storage.wal import Wal
 from plasmacloud.storage.wal_format import Identity, LogMark
 

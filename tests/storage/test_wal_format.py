@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from log_model import entry
 
-from plasmacloud.storage.entry import CorruptRecord, EntryKind, HardState, decode_entry, make_entry
+from plasmacloud.storage.entry import CorruptRecord, EntryKind, HardState
+from plasmacloud.storage.entry_codec import decode_entry, make_entry
 from plasmacloud.storage.wal_format import (
     BLOCK_BYTES,
     GROUP_HEADER_BYTES,

@@ -15,7 +15,8 @@ from plasmacloud.storage.wal_errors import DirectoryInUse
 PRELUDE = """
 import asyncio, os, resource, signal, sys
 from pathlib import Path
-from plasmacloud.storage.entry import EntryKind, HardState, make_entry
+from plasmacloud.storage.entry import EntryKind, HardState
+from plasmacloud.storage.entry_codec import make_entry
 from plasmacloud.storage.wal import Wal
 from plasmacloud.storage.wal_format import Identity
 directory = Path(sys.argv[1])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire.lane import Lane
+from plasmacloud.chainfire.proposing import Proposer
 from plasmacloud.chainfire.state_machine import Results
 from plasmacloud.chainfire.waiting import Waiter
 from plasmacloud.storage.entry import Entry, EntryKind
@@ -31,8 +32,9 @@ log = get_logger("chainfire")
 class Applier:
     """Belongs to one replica, which calls `run` once in each turn of its pump."""
 
-    def __init__(self, replica: "Replica", writes: Lane[Waiter], changes: Lane[Waiter]) -> None:
+    def __init__(self, replica: "Replica", proposer: Proposer, writes: Lane[Waiter], changes: Lane[Waiter]) -> None:
         self._replica = replica
+        self._proposer = proposer
         self._machine = replica.machine
         self._raft = replica.raft
         self._writes = writes
@@ -54,6 +56,7 @@ class Applier:
         until = now + _BUDGET_S
         origin = self._writes.session
         machine = self._machine
+        answered = 0
         while entries:
             entry = entries[0]
             if entry.kind is EntryKind.MEMBERSHIP:
@@ -65,12 +68,14 @@ class Applier:
                     self._changes.put_off(now)
                     break
                 self._answer(self._writes, results, now)
+                answered += len(results)
             entries.popleft()
             self._raft.applied_to(entry.index)
             if self._waiting:
                 self._tell_waiting()
             if self._loop.time() >= until:
                 break
+        self._proposer.applied(answered)
         if entries:
             self._replica.wake()
 

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from plasmacloud.base.alarm import AlarmFactory, LoopAlarm, best_alarm
 from plasmacloud.chainfire.security import Security
 from plasmacloud.rpc.peer import PeerTransport
 from plasmacloud.rpc.transport import TransportFactory
@@ -38,6 +39,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     now_ns: Callable[[], int]
     randbits: RandBits
     stopwatch: Callable[[], float] = time.perf_counter
+    alarms: AlarmFactory = LoopAlarm
 
     @staticmethod
     def production(security: Security | None = None) -> "Environment":
@@ -50,4 +52,5 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
             transport=PeerTransport if tls is None else partial(PeerTransport, server_tls=tls[0], client_tls=tls[1]),
             now_ns=time.time_ns,
             randbits=secrets.randbits,
+            alarms=best_alarm,
         )

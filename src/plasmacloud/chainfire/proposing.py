@@ -11,11 +11,14 @@ wait, every repetition would make them take longer still, for ever.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from plasmacloud.base.alarm import AlarmFactory
 from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire import frames
 from plasmacloud.chainfire.commands import batch_span, check_batch, decode, encode_batch, join_batches
+from plasmacloud.chainfire.gathering import MAX_BYTES, UNTIL_ANSWERED, Gathering
 from plasmacloud.chainfire.lane import Lane
 from plasmacloud.chainfire.member_commands import removes
 from plasmacloud.chainfire.membership_view import admit
@@ -31,7 +34,15 @@ log = get_logger("chainfire")
 class Proposer:
     """Belongs to one replica, which calls `send` once in each turn of its pump."""
 
-    def __init__(self, replica: "Replica", writes: Lane[Waiter], changes: Lane[Waiter]) -> None:
+    def __init__(
+        self,
+        replica: "Replica",
+        writes: Lane[Waiter],
+        changes: Lane[Waiter],
+        *,
+        alarms: AlarmFactory,
+        stopwatch: Callable[[], float],
+    ) -> None:
         self._replica = replica
         self._raft = replica.raft
         self._transport = replica.transport
@@ -45,6 +56,11 @@ class Proposer:
             int, tuple[int, int]
         ] = {}  # in this term: origin -> (incarnation, last number without gap)
         self._proposed_term = 0
+        self._gather_s = replica.config.tuning.gather_s
+        self._gathering = Gathering(self._gather_s)
+        self._stopwatch = stopwatch  # the loop's clock may count in milliseconds
+        self._alarm = alarms(self._ring)
+        self._alarm_set = False
         self._asked: deque[bytes] = deque()  # membership commands, own and others', each for an entry of its own
 
     def forwarded(self, sender: int, batch: bytes) -> None:
@@ -57,6 +73,18 @@ class Proposer:
         """The same with a membership command. Raises `CommandError`."""
         check_batch(batch)
         self._asked.append(batch)
+
+    def applied(self, answered: int) -> None:
+        """Entries have been applied, and so many writes of this member's clients were answered with that."""
+        waiting = self._writes.queue.unsent_count
+        if answered:
+            self._gathering.answered(answered, waiting, self._stopwatch())
+        if waiting or self._forwarded:
+            self._replica.wake()
+
+    def close(self) -> None:
+        """The last call."""
+        self._alarm.close()
 
     def send(self) -> None:
         """Whatever can be sent to the leader now, or be proposed by it."""
@@ -85,19 +113,50 @@ class Proposer:
     def _propose_all(self) -> None:
         if not self._raft.takes_proposals:
             return
-        batches, self._forwarded = self._forwarded, []
-        batches += self._due(self._writes)
         if self._proposed_term != self._raft.term:
             self._proposed_term = self._raft.term
             self._proposed.clear()
+            self._gathering = Gathering(self._gather_s)
+        if not self._waits_for_more():
+            self._propose_writes()
+        self._asked.extend(self._due(self._changes))
+        if self._asked and not self._raft.membership_pending:
+            self._propose_change()
+
+    def _propose_writes(self) -> None:
+        batches, self._forwarded = self._forwarded, []
+        batches += self._due(self._writes)
         batches = [batch for batch in batches if self._note_proposed(batch)]
         if batches:
             self._propose(batches)
         else:
             self._forwarders.clear()
-        self._asked.extend(self._due(self._changes))
-        if self._asked and not self._raft.membership_pending:
-            self._propose_change()
+
+    def _waits_for_more(self) -> bool:
+        """Whether the next entry has to wait, for more commands or for the answers to those before (`gathering`)."""
+        queue = self._writes.queue
+        unsent = queue.unsent_count
+        wait_s = 0.0
+        if (
+            (unsent or self._forwarded)
+            and self._gathering.worthwhile
+            and queue.size_bytes <= MAX_BYTES
+            and not self._writes.is_due(self._loop.time())
+        ):
+            wait_s = UNTIL_ANSWERED if self._answers_are_near() else self._gathering.wait_s(unsent, self._stopwatch())
+        if self._alarm_set and not wait_s:
+            self._alarm_set = False
+            self._alarm.cancel()
+        elif not self._alarm_set and 0.0 < wait_s < UNTIL_ANSWERED:
+            self._alarm_set = True
+            self._alarm.set(wait_s)
+        return wait_s > 0.0
+
+    def _answers_are_near(self) -> bool:
+        """Whether clients of this member wait for an entry that is on its way, or is being applied."""
+        if not self._writes.queue.in_flight_count:
+            return False
+        return self._raft.applied < self._raft.last_index and self._replica.machine.is_whole
 
     def _note_proposed(self, batch: bytes) -> bool:
         """Whether the batch has anything that is not in the log of this term, or executed, already."""
@@ -114,10 +173,15 @@ class Proposer:
             self._proposed[origin] = (incarnation, last_seq)
         return True
 
+    def _ring(self) -> None:
+        self._alarm_set = False
+        self._replica.wake()
+
     def _propose(self, batches: list[bytes]) -> None:
         try:
             for data in join_batches(batches, self._entry_bytes):
                 self._raft.propose(data)
+            self._gathering.made(self._stopwatch())
             for member in self._forwarders:
                 self._raft.hurry_commit(member)
             self._forwarders.clear()

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
+from plasmacloud.base.alarm import AlarmFactory
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.base.logging import get_logger
 from plasmacloud.chainfire import frames
@@ -78,6 +79,8 @@ class Replica:
         machine: StateMachine,
         raft: Raft,
         transport: TransportFactory,
+        alarms: AlarmFactory,
+        stopwatch: Callable[[], float],
         on_leader_change: Callable[[int, int], None],
         on_fatal: Callable[[Exception], None],
     ) -> None:
@@ -103,7 +106,7 @@ class Replica:
             on_refused=self._on_refused,
             on_stranger=self._on_stranger,
             on_frame=self._on_frame,
-            on_batch_end=self.wake,
+            on_batch_end=self._on_frames,
             on_lost=self._on_peer_lost,
             on_connected=self._on_peer_connected,
         )
@@ -113,11 +116,12 @@ class Replica:
         self._lanes = (self._writes, self._changes)
         self._reads: ReadQueue[ReadWaiter] = ReadQueue(first_context=data.incarnation)
         self._answerable: deque[ReadWaiter] = deque()  # reads for which the local state is new enough
-        self._proposer = self.proposer_class(self, self._writes, self._changes)
-        self._applier = Applier(self, self._writes, self._changes)
+        self._proposer = self.proposer_class(self, self._writes, self._changes, alarms=alarms, stopwatch=stopwatch)
+        self._applier = Applier(self, self._proposer, self._writes, self._changes)
         self.care = MemberCare(self)
         self._readys_in_flight = 0
         self._pump_scheduled = False
+        self._frames_matter = False  # some came that are not raft's
         self._running = False
         self._stopping = False
         self._leader_seen = (0, 0)  # (leader, term)
@@ -266,6 +270,7 @@ class Replica:
         self._running = False
         if self._tick_handle is not None:
             self._tick_handle.cancel()
+        self._proposer.close()
         await self.transport.close()
 
     def refuse_new(self) -> None:
@@ -284,6 +289,14 @@ class Replica:
             self._pump_scheduled = True
             self._loop.call_soon(self._pump)
 
+    def _on_frames(self) -> None:
+        """All frames of one read were handed over. What a follower makes of them need not wait for other members."""
+        if self.raft.leader_id == self.member_id:
+            if self._frames_matter or self.raft.has_ready() or self._leader_seen != (self.member_id, self.raft.term):
+                self.wake()  # most answers of those who are not needed for a majority change nothing
+        elif not self._pump_scheduled:
+            self._pump()
+
     def _on_frame(self, sender: int, frame: bytes) -> None:
         kind = frame[:1]
         if kind == frames.RAFT:
@@ -294,7 +307,9 @@ class Replica:
                 self.raft.step(message)
             except Exception as error:  # noqa: BLE001 - see _fail
                 self._fail(error)
-        elif kind == frames.COMMANDS:
+            return
+        self._frames_matter = True
+        if kind == frames.COMMANDS:
             self._proposer.forwarded(sender, frame[1:])
         elif kind == frames.CHANGE:
             self._proposer.asked(frame[1:])
@@ -372,7 +387,7 @@ class Replica:
     # The pump
 
     def _pump(self) -> None:
-        self._pump_scheduled = False
+        self._pump_scheduled = self._frames_matter = False
         if self._running:
             try:
                 self._serve()

@@ -154,6 +154,8 @@ class RunningMember:
             machine=self.machine,
             raft=self.raft,
             transport=environment.transport,
+            alarms=environment.alarms,
+            stopwatch=environment.stopwatch,
             on_leader_change=self._on_leader_change,
             on_fatal=self._on_fatal,
         )

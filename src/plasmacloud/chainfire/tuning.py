@@ -6,6 +6,7 @@ are used, so that a run with small ones goes through every branch that takes gig
 
 import msgspec
 
+from plasmacloud.chainfire.gathering import DEFAULT_LIMIT_S
 from plasmacloud.chainfire.mvcc.slices import SLICE_KEYS
 from plasmacloud.chainfire.snapshot_transfer import TransferConfig
 from plasmacloud.raft.state import Config as RaftConfig
@@ -22,6 +23,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     quick_sync_s: float = DEFAULT_QUICK_S  # a disk that answers faster than this may be waited for
     batch_bytes: int = 1 << 20  # a batch of commands is closed beyond this size
     entry_bytes: int = 4 << 20  # so is an entry of several batches
+    gather_s: float = DEFAULT_LIMIT_S  # commands wait at most so long for others, to share an entry with them
     slice_keys: int = SLICE_KEYS  # an entry that changes more keys is applied in slices
     unsaved_bytes: int = 64 << 20  # applied state beyond this does not wait for the checkpoint interval
     keep_entries: int = 10_000  # kept in the log behind what every member has, for one that was only just restarted

@@ -8,7 +8,8 @@ import struct
 
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.raft.messages import Message, MessageType
-from plasmacloud.storage.entry import CorruptRecord, Entry, decode_entry
+from plasmacloud.storage.entry import CorruptRecord, Entry
+from plasmacloud.storage.entry_codec import decode_entry
 
 _HEADER = struct.Struct("<BBQQQQQQQQQII")
 _REJECT = 1

@@ -10,7 +10,8 @@ from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.progress import Progress, ProgressState
 from plasmacloud.raft.reads import Reads
 from plasmacloud.raft.state import StateRole
-from plasmacloud.storage.entry import MAX_ENTRY_DATA_BYTES, Compacted, EntryKind, make_entry
+from plasmacloud.storage.entry import MAX_ENTRY_DATA_BYTES, Compacted, EntryKind
+from plasmacloud.storage.entry_codec import make_entry
 
 
 class Replication(Reads):

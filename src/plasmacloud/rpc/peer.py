@@ -20,11 +20,12 @@ from collections.abc import Callable
 from plasmacloud.base.logging import get_logger
 from plasmacloud.base.tls import ClientTls, ServerTls
 from plasmacloud.rpc.peer_door import Door, Judge
+from plasmacloud.rpc.peer_frames import PeerProtocolError
 from plasmacloud.rpc.peer_link import IncomingLink, OutgoingLink, PeerLink, format_address
 from plasmacloud.rpc.peer_listener import Listening, describe, listen, listen_refused
 from plasmacloud.rpc.peer_notes import OncePerReason, Takeovers
 from plasmacloud.rpc.peer_options import PeerOptions, PeerState
-from plasmacloud.rpc.peer_wire import FINAL, PROTOCOL_VERSION, Hello, Identity, PeerProtocolError, Refusal, Welcome
+from plasmacloud.rpc.peer_wire import FINAL, PROTOCOL_VERSION, Hello, Identity, Refusal, Welcome
 from plasmacloud.rpc.tls_dial import connect, secure
 
 __all__ = ["PeerOptions", "PeerState", "PeerTransport"]

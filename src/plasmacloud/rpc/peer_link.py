@@ -13,16 +13,14 @@ from typing import Protocol, cast
 
 from plasmacloud.base.errors import PlasmaError
 from plasmacloud.base.tls_errors import describe_tls_error
+from plasmacloud.rpc.peer_frames import FRAME_HEADER, FrameParser, FrameType
 from plasmacloud.rpc.peer_passport import Passport, read_passport
 from plasmacloud.rpc.peer_wire import (
     DIALER_GREETING,
     DIALER_OPEN,
-    FRAME_HEADER,
     LISTENER_GREETING,
     MAX_DATA_BYTES,
     NOTHING,
-    FrameParser,
-    FrameType,
     Hello,
     Identity,
     Refusal,

@@ -10,6 +10,7 @@ from enum import Enum
 
 import msgspec
 
+from plasmacloud.chainfire.gathering import DEFAULT_LIMIT_S
 from plasmacloud.chainfire.mvcc.slices import SLICE_KEYS
 from plasmacloud.chainfire.snapshot_transfer import TransferConfig
 from plasmacloud.chainfire.tuning import Tuning
@@ -155,7 +156,7 @@ def draw_options(seed: int) -> Options:
         request_timeout_s=rng.choice((2.0, 5.0)),
         checkpoint_interval_s=rng.choice((0.3, 1.0, 1.0, 5.0)),
         clock_drift=rng.choice((0.0, 0.0, 0.001, 0.02)),
-        tuning=_draw_tuning(rng),
+        tuning=_draw_tuning(rng, random.Random(f"gathering/{seed}").choice((0.0, DEFAULT_LIMIT_S, 0.005, 0.05))),
         network=_draw_network(rng, election_s),
         disk=rng.choice((DiskOptions(), DiskOptions(), DiskOptions(least_s=0.001, mean_s=0.01))),
         peers=PeerOptions(dead_after_s=rng.choice((1.0, 2.0, 2.0))),
@@ -164,7 +165,7 @@ def draw_options(seed: int) -> Options:
     )
 
 
-def _draw_tuning(rng: random.Random) -> Tuning:
+def _draw_tuning(rng: random.Random, gather_s: float) -> Tuning:
     keep = rng.choice((4, 20, 100, 1000))
     # Not both at their smallest: one entry per round trip is less than the clients ask for, and the queue never ends.
     messages, append_bytes = rng.choice(((1, 1 << 20), (2, 512), (8, 1), (256, 1), (256, 1 << 20)))
@@ -194,6 +195,7 @@ def _draw_tuning(rng: random.Random) -> Tuning:
         max_log_bytes=(64 << 10) if small else 512 << 20,
         quick_sync_s=rng.choice((0.0, DEFAULT_QUICK_S)),
         slice_keys=rng.choice((1, 5, SLICE_KEYS, SLICE_KEYS)),
+        gather_s=gather_s,
     )
 
 

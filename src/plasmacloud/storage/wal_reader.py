@@ -9,7 +9,8 @@ from pathlib import Path
 
 from plasmacloud.base.errors import StorageError
 from plasmacloud.storage.disk import Disk, DiskFile
-from plasmacloud.storage.entry import RECORD_HEADER, RECORD_HEADER_BYTES, CorruptRecord, Entry, decode_entry
+from plasmacloud.storage.entry import RECORD_HEADER, RECORD_HEADER_BYTES, CorruptRecord, Entry
+from plasmacloud.storage.entry_codec import decode_entry
 from plasmacloud.storage.wal_errors import CorruptLog
 from plasmacloud.storage.wal_index import LogIndex, unpack_location
 from plasmacloud.storage.wal_recovery import segment_name

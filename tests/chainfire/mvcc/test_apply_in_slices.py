@@ -23,7 +23,8 @@ from plasmacloud.rpc.proto.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
-from plasmacloud.storage.entry import Entry, EntryKind, make_entry
+from plasmacloud.storage.entry import Entry, EntryKind
+from plasmacloud.storage.entry_codec import make_entry
 
 ME = (1, 1)
 EVERYTHING = RangeRequest(key=b"\0", range_end=b"\0")

@@ -26,7 +26,8 @@ from plasmacloud.rpc.proto.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
-from plasmacloud.storage.entry import EntryKind, make_entry
+from plasmacloud.storage.entry import EntryKind
+from plasmacloud.storage.entry_codec import make_entry
 
 keys = st.sampled_from([b"a", b"aa", b"b", b"b\0", b"c", b"\0", b"\xff"])
 ends = st.sampled_from([b"", b"\0", b"b", b"c", b"\xff", b"a"])

@@ -28,7 +28,8 @@ from plasmacloud.rpc.proto.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
-from plasmacloud.storage.entry import EntryKind, make_entry
+from plasmacloud.storage.entry import EntryKind
+from plasmacloud.storage.entry_codec import make_entry
 from plasmacloud.storage.state import StateStore
 
 ME = (1, 1)
