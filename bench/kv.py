@@ -297,7 +297,7 @@ def main() -> None:
     seconds = arguments.seconds or (3.0 if arguments.full else 1.0)
     pairs = {"both": ["etcd", "chainfire"], "modules": ["python", "compiled"]}
     systems = pairs.get(arguments.target, [arguments.target])
-    generators = _choose_generators(arguments.generator, full=arguments.full)
+    generators = choose_generators(arguments.generator, full=arguments.full)
     wanted = arguments.operation or ([o.name for o in OPERATIONS] if arguments.full else QUICK)
     operations = [o for o in OPERATIONS if o.name in wanted]
     rows: list[Row] = []
@@ -334,7 +334,7 @@ def main() -> None:
             arguments.svg.write_text(chart.draw(rows, versions, note))
 
 
-def _choose_generators(wanted: str | None, *, full: bool) -> list[str]:
+def choose_generators(wanted: str | None, *, full: bool) -> list[str]:
     installed = [name for name in GENERATORS if name != "h2load" or shutil.which("h2load")]
     if wanted is None:
         return installed if full else installed[:1]
