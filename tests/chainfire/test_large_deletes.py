@@ -65,8 +65,10 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def test_the_loop_turns_and_reads_are_served_while_a_large_delete_is_applied(tmp_path: Path) -> None:
     async def main() -> None:
+        config = settings(tmp_path / "n1")
+        one_by_one = msgspec.structs.replace(config.tuning, gather_s=0.0)  # the put is in an entry of its own
         config = msgspec.structs.replace(
-            settings(tmp_path / "n1"), election_timeout_s=0.3, checkpoint_interval_s=1000.0
+            config, election_timeout_s=0.3, checkpoint_interval_s=1000.0, tuning=one_by_one
         )
         member, porch = await started(config, environment())
         await porch.serving.wait()

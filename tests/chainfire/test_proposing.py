@@ -1,10 +1,12 @@
 """What a leader proposes, and what it need not propose again."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from plasmacloud.base.alarm import LoopAlarm
 from plasmacloud.chainfire.commands import decode, encode_batch
 from plasmacloud.chainfire.lane import Lane
 from plasmacloud.chainfire.member_commands import CommandKind
@@ -45,7 +47,7 @@ def with_leader(check: Callable[[Any, FakeRaft, dict[int, Session]], None]) -> N
         raft = FakeRaft()
         sessions: dict[int, Session] = {}
         lanes: Any = [Lane(ME, 1, ProposalQueue(max_commands=9, max_bytes=99), batch_bytes=9) for _ in range(2)]
-        tuning = SimpleNamespace(entry_bytes=1 << 20)
+        tuning = SimpleNamespace(entry_bytes=1 << 20, gather_s=0.0)
         replica: Any = SimpleNamespace(
             raft=raft,
             transport=None,
@@ -53,7 +55,7 @@ def with_leader(check: Callable[[Any, FakeRaft, dict[int, Session]], None]) -> N
             member_id=ME,
             machine=SimpleNamespace(sessions=sessions),
         )
-        proposer = Proposer(replica, *lanes)
+        proposer = Proposer(replica, *lanes, alarms=LoopAlarm, stopwatch=time.monotonic)
 
         def arrive(*batches: bytes) -> list[tuple[int, int]]:
             raft.numbers.clear()
