@@ -109,6 +109,17 @@ def test_a_closed_one_keeps_nothing_open_and_can_be_closed_again(run: Run) -> No
     run(main())
 
 
+def test_an_alarm_that_the_kernel_refuses_to_set_rings_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def use(alarm: Alarm) -> None:
+        monkeypatch.setattr(alarm, "_settime", lambda *_: -1)
+        alarm.set(3600.0)
+
+    async def main() -> None:
+        await ringing(KernelAlarm, use)
+
+    run(main())
+
+
 def test_where_the_kernel_has_none_the_loops_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     class NoTimers:
         def __init__(self, *_: object, **__: object) -> None:

@@ -76,7 +76,8 @@ class KernelAlarm:
 
     def set(self, delay_s: float) -> None:
         delay_ns = max(int(delay_s * 1e9), 1)  # 0 would mean never
-        self._arm(*divmod(delay_ns, 1_000_000_000))
+        if not self._arm(*divmod(delay_ns, 1_000_000_000)):
+            self._loop.call_soon(self._ring)  # too early is better than never
 
     def cancel(self) -> None:
         self._arm(0, 0)
@@ -87,9 +88,11 @@ class KernelAlarm:
             self._loop.remove_reader(fd)
             os.close(fd)
 
-    def _arm(self, seconds: int, nanoseconds: int) -> None:
-        if self._fd >= 0:
-            self._settime(self._fd, 0, _ITIMERSPEC.pack(0, 0, seconds, nanoseconds), None)
+    def _arm(self, seconds: int, nanoseconds: int) -> bool:
+        """False: the kernel refused."""
+        if self._fd < 0:
+            return True  # closed: nobody waits
+        return bool(self._settime(self._fd, 0, _ITIMERSPEC.pack(0, 0, seconds, nanoseconds), None) == 0)
 
     def _rang(self) -> None:
         try:

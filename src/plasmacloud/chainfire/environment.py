@@ -29,7 +29,8 @@ RandBits: TypeAlias = Callable[[int], int]
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """``now_ns``: the wall clock, nanoseconds since 1970. It orders the lives of a data directory, and nothing else.
 
-    ``stopwatch``: seconds of any clock that never goes back, to measure the disk with; any thread.
+    ``stopwatch``: seconds of any clock that never goes back, to measure with what the loop's clock is too coarse for;
+    any thread. ``alarms``: timers for waits of that length.
     """
 
     disk: Disk
