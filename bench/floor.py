@@ -114,7 +114,8 @@ def relay(listener: socket.socket, other: tuple[str, int]) -> None:
     connection = _accept(listener)
     while _receive(connection, len(REQUEST)):
         beyond.sendall(RECORD)
-        _receive(beyond, len(ACK))
+        if not _receive(beyond, len(ACK)):
+            raise BenchError("a bare process ended")
         connection.sendall(ANSWER)
 
 
@@ -138,7 +139,8 @@ def replicate(listener: socket.socket, others: list[tuple[str, int]], file: Path
             if not ready:
                 raise TimeoutError("no acknowledgement")
             for fd, _ in ready:
-                _receive(by_fd[fd], len(ACK))
+                if not _receive(by_fd[fd], len(ACK)):
+                    raise BenchError("a bare process ended")
                 owed[by_fd[fd]] -= 1
         connection.sendall(ANSWER)
 
