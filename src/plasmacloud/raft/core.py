@@ -78,6 +78,9 @@ class Core:
         self._read_round = 0
         self._reads_waiting: list[tuple[int, int]] = []  # (requester, context)
         self._read_batches: deque[tuple[int, int, list[tuple[int, int]]]] = deque()  # (round, read index, requests)
+        self._quick: tuple[int, ...] = ()  # who completed the quorum first when all were asked; (): all are asked
+        self._race_round = 0  # the first round for which all were asked since
+        self._late_round = 0  # a round that was open at the last tick
         self._draw_timeout()
 
     # -- small questions -------------------------------------------------------------------------------------------
@@ -132,6 +135,8 @@ class Core:
         self._read_round = 0
         self._reads_waiting = []
         self._read_batches.clear()
+        self._race_round = self._late_round = 0
+        self._quick = ()
         self.tracker.reset(self.log.last_index + 1, self._ticks)
 
     def _become_follower(self, term: int, leader: int) -> None:

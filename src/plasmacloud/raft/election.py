@@ -247,6 +247,7 @@ class Election(Replication):
             progress.become_probe(paused=True)
         elif progress.state is ProgressState.PROBE:
             progress.paused = True  # what a new leader has found out by probing is not forgotten
+        self._not_quick(peer)
 
     # -- transfer --------------------------------------------------------------------------------------------------
 

@@ -170,6 +170,7 @@ class Raft(Election):
         if self._news_waits:
             self._news_waits = False
             self._sending_due = self._news_due = True
+        self._tick_reads()
         self._heartbeat_elapsed += 1 + missed
         if self._heartbeat_elapsed >= self.config.heartbeat_ticks:
             self._heartbeat_elapsed = 0
@@ -334,6 +335,7 @@ class Raft(Election):
         stand again.
         """
         self.tracker.switch(conf, self.log.last_index + 1, self._ticks)
+        self._quick, self._race_round = (), self._read_round + 1
         if self.role is not StateRole.LEADER:
             return
         if not self._promotable:
