@@ -125,7 +125,7 @@ def test_confirmations_of_many_open_rounds_settle_who_is_quick() -> None:
     cluster.elect(1)
     under_way: list[Message] = []
     asked_late: set[int] = set()
-    for context in range(1, 40):  # a round begins while another one is open: answers take two turns
+    for context in range(1, RACE_EVERY):  # a round begins while another one is open: answers take two turns
         cluster[1].read_index(context)
         arriving, under_way = under_way, [message for node in cluster.nodes.values() for message in node.take()]
         for message in arriving:
@@ -136,4 +136,4 @@ def test_confirmations_of_many_open_rounds_settle_who_is_quick() -> None:
     for message in under_way:
         cluster[message.to].step(message)
     cluster.settle()
-    assert [context for context, _ in cluster.nodes[1].reads] == list(range(1, 40))
+    assert [context for context, _ in cluster.nodes[1].reads] == list(range(1, RACE_EVERY))

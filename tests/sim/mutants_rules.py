@@ -187,7 +187,7 @@ class CompactsTheLiving(KeyIndex):
         before = [ids[at : at + RECORD_ID_BYTES] for at in range(0, len(ids), RECORD_ID_BYTES)]
         dropped = [identity for identity in before if identity < limit]
         if len(dropped) == len(before):
-            del self.history[key]
+            self.history.pop(key)
         elif dropped:
             self.history[key] = b"".join(before[len(dropped) :])
         return dropped

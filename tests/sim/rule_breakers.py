@@ -33,4 +33,8 @@ def _finds(breaker: RuleBreaker, seed: int) -> bool:
     options = draw_options(seed)
     if breaker.kinds:
         options = Options(seed=seed, mean_gap_s=dict.fromkeys(breaker.kinds, 5.0))
-    return Simulation(options, member_class=breaker.member_class).run().rule in breaker.rules
+    outcome = Simulation(options, member_class=breaker.member_class).run()
+    if outcome.rule == "no defect":
+        mistakes = [name for name in ("AttributeError", "NameError", "TypeError") if name in outcome.text]
+        assert not mistakes, f"seed {seed}: the mutant is none any more, it only stumbles: {outcome.text}"
+    return outcome.rule in breaker.rules

@@ -21,7 +21,7 @@ from plasmacloud.raft.messages import Message, MessageType
 from plasmacloud.raft.state import StateRole
 
 MAX_OPEN_ROUNDS = 2
-RACE_EVERY = 64
+RACE_EVERY = 16  # rounds: so many wait at most for a member that has become slow, but not silent
 
 
 class Reads(Core):
