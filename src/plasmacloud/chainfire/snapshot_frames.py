@@ -12,11 +12,11 @@ The transfer's number is the beginning of the snapshot's SHA-256, so that both s
 """
 
 import struct
-import zlib
 from enum import IntEnum
 
 import msgspec
 
+from plasmacloud.base.checksum import crc32
 from plasmacloud.base.errors import PlasmaError
 
 MAX_CHUNK_BYTES = 1024 * 1024
@@ -110,7 +110,7 @@ def decode_frame(data: bytes) -> Frame:
     try:
         kind, crc = _HEAD.unpack_from(data)
         body = data[_HEAD.size :]
-        if zlib.crc32(body, kind) != crc:
+        if crc32(body, kind) != crc:
             raise BadFrame(f"a frame of a snapshot transfer of {len(data)} bytes is damaged")
         return _decode(FrameKind(kind), body)
     except (struct.error, ValueError) as error:
@@ -118,7 +118,7 @@ def decode_frame(data: bytes) -> Frame:
 
 
 def _frame(kind: FrameKind, body: bytes) -> bytes:
-    return _HEAD.pack(kind, zlib.crc32(body, kind)) + body
+    return _HEAD.pack(kind, crc32(body, kind)) + body
 
 
 def _decode(kind: FrameKind, body: bytes) -> Frame:

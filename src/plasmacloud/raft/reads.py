@@ -6,10 +6,10 @@ sends the number with a heartbeat; a member that answers round r after it was se
 round and all before it. So one number per member suffices, and the confirmed round is the quorum's index over these
 numbers, with the same arithmetic that commits entries.
 
-Only as many members are asked as a quorum needs: those that answered first when all were asked, which is done anew every
-`RACE_EVERY` rounds, and whenever entries are under way, for then a member's disk may keep it. One tick without an answer,
-or a lost connection, and all are asked. To ask all of them each time costs every one of them a wake-up, and the leader
-half of its own: on a small cluster that is a third of what a linearizable read costs.
+Only as many members are asked as a quorum needs: those that answered first when all were asked. All are asked every
+`RACE_EVERY` rounds, while entries are under way, because a member's disk may keep it then, after a tick without an
+answer, and when a connection is lost. To ask all of them every time wakes each for nothing and the leader once more: in
+a cluster of three that is a third of what a linearizable read costs.
 
 Reads that arrive while rounds are open share the next one. Nothing is confirmed before an entry of the leader's own
 term is committed: until then its commit index may lag behind what an earlier leader acknowledged.

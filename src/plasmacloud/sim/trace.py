@@ -5,11 +5,11 @@ outside goes into it (what arrived when, which work was finished), and everythin
 """
 
 import hashlib
-import zlib
 from collections import deque
 from collections.abc import Iterable
 from struct import Struct
 
+from plasmacloud.base.checksum import crc32
 from plasmacloud.sim.clock import NS_PER_S, World
 
 _EVENT = Struct("<QBII")
@@ -34,13 +34,13 @@ class Trace:
         names = self._names
         pair = names.get((here, there))
         if pair is None:
-            pair = names[here, there] = zlib.crc32(f"{here} {there}".encode())
-        self._add(_NETWORK, pair, zlib.crc32(data))
+            pair = names[here, there] = crc32(f"{here} {there}".encode())
+        self._add(_NETWORK, pair, crc32(data))
 
     def note(self, who: str, what: str) -> None:
         """Something a reader of the trace wants to know."""
         self.notes.append((self._world.now_ns, who, what))
-        self._add(_NOTE, zlib.crc32(who.encode()), zlib.crc32(what.encode()))
+        self._add(_NOTE, crc32(who.encode()), crc32(what.encode()))
 
     def count(self, kind: str, times: int = 1) -> None:
         """Something countable."""

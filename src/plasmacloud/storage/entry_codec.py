@@ -1,8 +1,8 @@
 """Entries to records and back; see `entry` for the layout."""
 
 import struct
-import zlib
 
+from plasmacloud.base.checksum import crc32
 from plasmacloud.storage.entry import (
     MAX_ENTRY_DATA_BYTES,
     RECORD_HEADER,
@@ -22,7 +22,7 @@ def make_entry(term: int, index: int, kind: EntryKind, data: bytes) -> Entry:
     assert index > 0
     assert len(data) <= MAX_ENTRY_DATA_BYTES
     body = _BODY_HEADER.pack(len(data), term, index, kind) + data
-    return Entry(term, index, kind, data, zlib.crc32(body).to_bytes(4, "little") + body)
+    return Entry(term, index, kind, data, crc32(body).to_bytes(4, "little") + body)
 
 
 def decode_entry(buffer: bytes | memoryview, offset: int = 0) -> tuple[Entry, int]:
@@ -38,7 +38,7 @@ def decode_entry(buffer: bytes | memoryview, offset: int = 0) -> tuple[Entry, in
     if size > MAX_ENTRY_DATA_BYTES or end > len(buffer):
         raise CorruptRecord(f"record at byte {offset} claims {size} bytes of data, which are not there")
     record = bytes(buffer[offset:end])
-    if zlib.crc32(memoryview(record)[4:]) != crc:
+    if crc32(memoryview(record)[4:]) != crc:
         raise CorruptRecord(f"record at byte {offset} (index {index}) has a wrong checksum")
     if term == 0 or index == 0 or kind > EntryKind.MEMBERSHIP:
         raise CorruptRecord(f"record at byte {offset} has impossible fields: term {term}, index {index}, kind {kind}")

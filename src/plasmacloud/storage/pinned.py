@@ -12,13 +12,13 @@ verified here and travels on, so that it covers the way from one member's disk t
 
 import threading
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
 import lmdb
 
+from plasmacloud.base.checksum import crc32
 from plasmacloud.base.errors import StorageError
 from plasmacloud.base.units import format_duration
 from plasmacloud.storage.disk import PAUSE_S
@@ -38,12 +38,12 @@ class PinLost(StorageError):
 
 def seal(key: bytes, value: bytes) -> bytes:
     """The value with the checksum of key and value behind it."""
-    return value + zlib.crc32(value, zlib.crc32(key)).to_bytes(CRC_BYTES, "little")
+    return value + crc32(value, crc32(key)).to_bytes(CRC_BYTES, "little")
 
 
 def intact(key: bytes, sealed: bytes) -> bool:
     """Whether key and value are what was sealed."""
-    return zlib.crc32(sealed, zlib.crc32(key)) == _RESIDUE and len(sealed) >= CRC_BYTES
+    return crc32(sealed, crc32(key)) == _RESIDUE and len(sealed) >= CRC_BYTES
 
 
 class PinnedState:

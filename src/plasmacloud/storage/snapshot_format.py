@@ -19,12 +19,12 @@ save` recognises a snapshot with its checksum at the end. All integers are littl
 
 import hashlib
 import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
+from plasmacloud.base.checksum import crc32
 from plasmacloud.base.errors import StorageError
 from plasmacloud.storage.record_store import Sealed
 
@@ -92,7 +92,7 @@ def encode_header(header: SnapshotHeader) -> bytes:
     if len(body) > MAX_HEADER_BYTES:
         raise BadSnapshotBytes(f"the named values have {len(body)} bytes, which is too much for a snapshot")
     rest = struct.pack("<II", FORMAT_VERSION, len(body)) + body
-    raw = _MAGIC + zlib.crc32(rest).to_bytes(4, "little") + rest
+    raw = _MAGIC + crc32(rest).to_bytes(4, "little") + rest
     return raw + padding(len(raw))
 
 
@@ -116,7 +116,7 @@ def decode_header(data: bytes) -> SnapshotHeader:
     if len(data) < header_size(data):
         raise BadSnapshotBytes("the file ends inside its header")
     _, crc, _, body_bytes = _HEADER.unpack_from(data)
-    if zlib.crc32(data[_HEADER_CRC_FROM : HEADER_START_BYTES + body_bytes]) != crc:
+    if crc32(data[_HEADER_CRC_FROM : HEADER_START_BYTES + body_bytes]) != crc:
         raise BadSnapshotBytes("the header has a wrong checksum")
     try:
         return msgspec.msgpack.decode(
@@ -134,7 +134,7 @@ def encode_block(number: int, chunk: Sequence[Sealed]) -> bytes:
         parts += (pack(len(key), len(sealed)), key, sealed)
     payload = b"".join(parts)
     rest = struct.pack("<IIQ", len(payload), len(chunk), number)
-    return b"".join((_BLOCK_MAGIC, zlib.crc32(payload, zlib.crc32(rest)).to_bytes(4, "little"), rest, payload))
+    return b"".join((_BLOCK_MAGIC, crc32(payload, crc32(rest)).to_bytes(4, "little"), rest, payload))
 
 
 def decode_block_header(data: bytes) -> BlockHeader:
@@ -150,7 +150,7 @@ def decode_block_header(data: bytes) -> BlockHeader:
 def check_block(header: BlockHeader, raw: bytes) -> None:
     """``raw``: the whole block. Raises `BadSnapshotBytes` when it is not the one that was written."""
     view = memoryview(raw)
-    crc = zlib.crc32(view[BLOCK_HEADER_BYTES:], zlib.crc32(view[_BLOCK_CRC_FROM:BLOCK_HEADER_BYTES]))
+    crc = crc32(view[BLOCK_HEADER_BYTES:], crc32(view[_BLOCK_CRC_FROM:BLOCK_HEADER_BYTES]))
     if len(raw) != BLOCK_HEADER_BYTES + header.payload_bytes or crc != header.crc:
         raise BadSnapshotBytes(f"block {header.number} is damaged or cut short")
 
@@ -174,7 +174,7 @@ def decode_records(header: BlockHeader, raw: bytes) -> list[Sealed]:
 def encode_footer(footer: Footer) -> bytes:
     """The last sector before the hash."""
     rest = struct.pack("<QQQQ", *footer)
-    raw = _FOOTER_MAGIC + zlib.crc32(rest).to_bytes(4, "little") + rest
+    raw = _FOOTER_MAGIC + crc32(rest).to_bytes(4, "little") + rest
     return raw + padding(len(raw))
 
 
@@ -183,7 +183,7 @@ def decode_footer(data: bytes) -> Footer:
     if len(data) != SECTOR_BYTES:
         raise BadSnapshotBytes("the file ends before its footer")
     magic, crc, *numbers = _FOOTER.unpack_from(data)
-    if magic != _FOOTER_MAGIC or zlib.crc32(data[8 : _FOOTER.size]) != crc:
+    if magic != _FOOTER_MAGIC or crc32(data[8 : _FOOTER.size]) != crc:
         raise BadSnapshotBytes("the footer is missing or damaged: the file is not complete")
     return Footer(*numbers)
 

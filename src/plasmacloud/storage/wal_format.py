@@ -17,11 +17,11 @@ All integers are little endian.
 """
 
 import struct
-import zlib
 from typing import NamedTuple
 
 import msgspec
 
+from plasmacloud.base.checksum import crc32
 from plasmacloud.base.errors import StorageError
 from plasmacloud.storage.entry import RECORD_HEADER, RECORD_HEADER_BYTES, EntryKind, HardState
 
@@ -128,7 +128,7 @@ def encode_segment_header(header: SegmentHeader) -> bytes:
         state.term, state.vote, state.commit, mark.index, mark.term,
     )  # fmt: skip
     raw[SEGMENT_HEADER_BYTES:size_bytes] = conf
-    struct.pack_into("<I", raw, 8, zlib.crc32(memoryview(raw)[_SEGMENT_CRC_FROM:size_bytes]))
+    struct.pack_into("<I", raw, 8, crc32(memoryview(raw)[_SEGMENT_CRC_FROM:size_bytes]))
     return bytes(raw)
 
 
@@ -145,7 +145,7 @@ def decode_segment_header(data: bytes) -> tuple[int, SegmentHeader | None]:
         raise BadBytes("not a log segment: the magic bytes are wrong")
     if not _SEGMENT_CRC_FROM < size_bytes <= len(data):
         raise BadBytes(f"the segment header claims {size_bytes} bytes")
-    if zlib.crc32(memoryview(data)[_SEGMENT_CRC_FROM:size_bytes]) != crc:
+    if crc32(memoryview(data)[_SEGMENT_CRC_FROM:size_bytes]) != crc:
         raise BadBytes("the segment header has a wrong checksum")
     if version != FORMAT_VERSION:
         return version, None
@@ -159,13 +159,13 @@ def decode_segment_header(data: bytes) -> tuple[int, SegmentHeader | None]:
 
 def salt_seed(salt: int) -> int:
     """Start value of the group header checksums of a segment."""
-    return zlib.crc32(_U64.pack(salt))
+    return crc32(_U64.pack(salt))
 
 
 def encode_group_header(seed: int, segment: int, sequence: int, payload_bytes: int, records: int) -> bytes:
     """Header of a group; the payload follows at once, then zeros up to the next block."""
     body = _GROUP_BODY.pack(segment, sequence, payload_bytes, records)
-    return GROUP_MAGIC + zlib.crc32(body, seed).to_bytes(4, "little") + body
+    return GROUP_MAGIC + crc32(body, seed).to_bytes(4, "little") + body
 
 
 def decode_group_header(data: bytes, offset: int, seed: int, segment: int) -> GroupHeader | None:
@@ -173,11 +173,7 @@ def decode_group_header(data: bytes, offset: int, seed: int, segment: int) -> Gr
     if offset + GROUP_HEADER_BYTES > len(data):
         return None
     magic, crc, number, sequence, payload_bytes, records = _GROUP_HEADER.unpack_from(data, offset)
-    if (
-        magic != GROUP_MAGIC
-        or number != segment
-        or zlib.crc32(data[offset + 8 : offset + GROUP_HEADER_BYTES], seed) != crc
-    ):
+    if magic != GROUP_MAGIC or number != segment or crc32(data[offset + 8 : offset + GROUP_HEADER_BYTES], seed) != crc:
         return None
     return GroupHeader(sequence, payload_bytes, records)
 
@@ -212,7 +208,7 @@ def decode_payload(data: bytes, offset: int, group: GroupHeader) -> list[Record]
         raise BadBytes(f"group {group.sequence} claims {group.payload_bytes} bytes, which are not in the file")
     records: list[Record] = []
     view = memoryview(data)
-    unpack, crc32 = RECORD_HEADER.unpack_from, zlib.crc32
+    unpack = RECORD_HEADER.unpack_from
     while offset < end:
         body_at = offset + RECORD_HEADER_BYTES
         if body_at > end:
@@ -235,7 +231,7 @@ def decode_payload(data: bytes, offset: int, group: GroupHeader) -> list[Record]
 
 def _record(kind: int, term: int, index: int, data: bytes) -> bytes:
     body = _RECORD_BODY.pack(len(data), term, index, kind) + data
-    return zlib.crc32(body).to_bytes(4, "little") + body
+    return crc32(body).to_bytes(4, "little") + body
 
 
 HARD_STATE_BYTES = len(encode_hard_state(HardState()))

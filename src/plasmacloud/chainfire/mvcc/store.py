@@ -8,9 +8,9 @@ A request that changes very many keys is executed in slices (`slices`). Readers 
 before it: ``revision`` moves when the last change is made, and until then every read is one in the past.
 """
 
-import zlib
 from collections.abc import Callable
 
+from plasmacloud.base.checksum import crc32
 from plasmacloud.chainfire.mvcc.compaction import SLICE_KEYS, Compaction
 from plasmacloud.chainfire.mvcc.encoding import (
     PREV_KVS_TAG,
@@ -178,7 +178,7 @@ class MvccStore:
         records = self.records
         records.active[identity] = record
         records.active_bytes += len(record)
-        self.change_crc = zlib.crc32(record, self.change_crc)
+        self.change_crc = crc32(record, self.change_crc)
         self.revision = self.tip = main
 
     def put_part(self, request: rpc_pb2.PutRequest) -> bytes:
@@ -214,7 +214,7 @@ class MvccStore:
         records = self.records
         records.active[identity] = record
         records.active_bytes += len(record)
-        self.change_crc = zlib.crc32(record, self.change_crc)
+        self.change_crc = crc32(record, self.change_crc)
         self._sub += 1
         self.tip = self.revision + 1
 
